@@ -1,0 +1,75 @@
+/* fastsoftmax: softmax, log-softmax and log-sum-exp for CPUs.
+ *
+ * The whole public interface; plain C, stable, usable from C++. See README.md beside this file for how to embed it.
+ *
+ * Every function takes rows of numbers and writes rows (or one number a row) into memory of the caller's. The result of
+ * a row depends on the numbers of that row alone: the same bits for any number of threads, any place in a batch, any
+ * memory layout, and on every ISA that has fused multiply-add ("scalar" is built without it and differs in the last
+ * place). Nothing is allocated, except a tile of scratch for rows whose elements are not next to each other.
+ */
+#ifndef FASTSOFTMAX_H
+#define FASTSOFTMAX_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifndef FSM_API /* define it to export these functions from a shared library of yours */
+#define FSM_API
+#endif
+
+typedef enum fsm_op {
+    FSM_SOFTMAX,      /* y_i = e^x_i / sum_k e^x_k            as many numbers out as in */
+    FSM_LOG_SOFTMAX,  /* y_i = x_i - log sum_k e^x_k          as many */
+    FSM_LOGSUMEXP,    /* y   = log sum_k e^x_k                one a row */
+    FSM_LOGMEANEXP,   /* y   = log (sum_k e^x_k / n)          one a row */
+    FSM_LOGCUMSUMEXP, /* y_i = log sum_{k <= i} e^x_k         as many */
+    FSM_SIGMOID,      /* y_i = 1 / (1 + e^-x_i)               as many */
+    FSM_SOFTPLUS,     /* y_i = log (1 + e^x_i)                as many */
+    FSM_OP_COUNT
+} fsm_op;
+
+typedef enum fsm_type { FSM_F32, FSM_F64, FSM_TYPE_COUNT } fsm_type;
+
+typedef enum fsm_status {
+    FSM_OK = 0,
+    FSM_INVALID = 1,  /* an op or type that does not exist; nothing was written */
+    FSM_NO_MEMORY = 2 /* no scratch could be had; nothing was written */
+} fsm_status;
+
+/* An instruction set this library was built for: "avx512", "avx2", "neon", "scalar". */
+typedef struct fsm_isa fsm_isa;
+
+/* The i-th of those that this CPU can run, best first; NULL past the last. There is always one. */
+FSM_API const fsm_isa *fsm_isa_usable(size_t i);
+
+/* The name of the i-th of those built in, whether this CPU can run it or not; NULL past the last. */
+FSM_API const char *fsm_isa_built(size_t i);
+
+FSM_API const char *fsm_isa_name(const fsm_isa *isa);
+
+/* The general call. x is an array of outer x n x inner elements; a row is the n elements with the same outer and inner
+ * index. y has the same shape, or outer x inner for the ops that give one number a row. y may be x itself, element for
+ * element; otherwise the two must not overlap.
+ *   isa      NULL: the best one.
+ *   strides  NULL: both arrays are contiguous. Otherwise six numbers, in elements: those of x for outer, n and inner,
+ *            then those of y (its second is not used where y has one number a row). Any sign, and zero for x.
+ *   threads  at most how many threads work on it, the caller's included; 0 and 1 start none.
+ * n = 0 gives -inf for logsumexp and NaN for logmeanexp. */
+FSM_API fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, void *y, size_t outer, size_t n,
+                           size_t inner, const ptrdiff_t *strides, unsigned threads);
+
+/* The common calls: contiguous rows, the best ISA, the caller's thread. They cannot fail. */
+FSM_API void fsm_softmax_f32(const float *x, float *y, size_t rows, size_t n);
+FSM_API void fsm_softmax_f64(const double *x, double *y, size_t rows, size_t n);
+FSM_API void fsm_log_softmax_f32(const float *x, float *y, size_t rows, size_t n);
+FSM_API void fsm_log_softmax_f64(const double *x, double *y, size_t rows, size_t n);
+FSM_API void fsm_logsumexp_f32(const float *x, float *y, size_t rows, size_t n);
+FSM_API void fsm_logsumexp_f64(const double *x, double *y, size_t rows, size_t n);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,101 @@
+/* The vocabulary of AVX2 + FMA: eight float32 or four float64 lanes. What each word means is said in scalar.h. */
+#if !defined(__AVX2__) || !defined(__FMA__)
+#error "simd/avx2.h needs -mavx2 -mfma"
+#endif
+#include <immintrin.h>
+
+#define FSM_FMA 1
+#include "../type.h"
+
+typedef __m256d dvec;
+#define DOUBLES 4
+
+#if FSM_DOUBLE
+typedef __m256d vec;
+typedef bits_t ivec __attribute__((vector_size(32)));
+typedef __m256d mask;
+#define W 4
+
+static inline vec v_set1(T a) { return _mm256_set1_pd(a); }
+static inline vec v_load(const T *p) { return _mm256_loadu_pd(p); }
+static inline void v_store(T *p, vec a) { _mm256_storeu_pd(p, a); }
+static inline vec v_fma(vec a, vec b, vec c) { return _mm256_fmadd_pd(a, b, c); }
+static inline vec v_fnma(vec a, vec b, vec c) { return _mm256_fnmadd_pd(a, b, c); }
+static inline vec v_max(vec a, vec b) { return _mm256_max_pd(a, b); }
+static inline mask v_equal(vec a, vec b) { return _mm256_cmp_pd(a, b, _CMP_EQ_OQ); }
+static inline mask v_less(vec a, vec b) { return _mm256_cmp_pd(a, b, _CMP_LT_OQ); }
+static inline vec v_zero_if(mask m, vec a) { return _mm256_andnot_pd(m, a); }
+static inline vec v_select(mask m, vec a, vec b) { return _mm256_blendv_pd(b, a, m); }
+static inline int v_count(mask m) { return __builtin_popcount((unsigned)_mm256_movemask_pd(m)); }
+
+static inline __m256i first_lanes(size_t k) {
+    static const int64_t ones[8] = {-1, -1, -1, -1, 0, 0, 0, 0};
+    return _mm256_loadu_si256((const __m256i *)(const void *)(ones + W - k));
+}
+static inline vec v_load_part(const T *p, size_t k, T fill) {
+    __m256i m = first_lanes(k);
+    return _mm256_blendv_pd(v_set1(fill), _mm256_maskload_pd(p, m), _mm256_castsi256_pd(m));
+}
+static inline void v_store_part(T *p, size_t k, vec a) { /* a masked store takes 19 or more micro-operations on Zen */
+    __m128d half = _mm256_castpd256_pd128(a);
+    if (k & 2) {
+        _mm_storeu_pd(p, half);
+        p += 2;
+        half = _mm256_extractf128_pd(a, 1);
+    }
+    if (k & 1) _mm_store_sd(p, half);
+}
+static inline T v_largest(vec a) {
+    __m128d two = _mm_max_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return two[0] > two[1] ? two[0] : two[1];
+}
+#else
+typedef __m256 vec;
+typedef bits_t ivec __attribute__((vector_size(32)));
+typedef __m256 mask;
+#define W 8
+
+static inline vec v_set1(T a) { return _mm256_set1_ps(a); }
+static inline vec v_load(const T *p) { return _mm256_loadu_ps(p); }
+static inline void v_store(T *p, vec a) { _mm256_storeu_ps(p, a); }
+static inline vec v_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+static inline vec v_fnma(vec a, vec b, vec c) { return _mm256_fnmadd_ps(a, b, c); }
+static inline vec v_max(vec a, vec b) { return _mm256_max_ps(a, b); }
+static inline mask v_equal(vec a, vec b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+static inline mask v_less(vec a, vec b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+static inline vec v_zero_if(mask m, vec a) { return _mm256_andnot_ps(m, a); }
+static inline vec v_select(mask m, vec a, vec b) { return _mm256_blendv_ps(b, a, m); }
+static inline int v_count(mask m) { return __builtin_popcount((unsigned)_mm256_movemask_ps(m)); }
+
+static inline __m256i first_lanes(size_t k) {
+    static const int32_t ones[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+    return _mm256_loadu_si256((const __m256i *)(const void *)(ones + W - k));
+}
+static inline vec v_load_part(const T *p, size_t k, T fill) {
+    __m256i m = first_lanes(k);
+    return _mm256_blendv_ps(v_set1(fill), _mm256_maskload_ps(p, m), _mm256_castsi256_ps(m));
+}
+static inline void v_store_part(T *p, size_t k, vec a) {
+    __m128 half = _mm256_castps256_ps128(a);
+    if (k & 4) {
+        _mm_storeu_ps(p, half);
+        p += 4;
+        half = _mm256_extractf128_ps(a, 1);
+    }
+    if (k & 2) {
+        _mm_storel_pi((__m64 *)(void *)p, half);
+        p += 2;
+        half = _mm_movehl_ps(half, half);
+    }
+    if (k & 1) _mm_store_ss(p, half);
+}
+static inline T v_largest(vec a) {
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return two[0] > two[1] ? two[0] : two[1];
+}
+static inline void v_widen(const vec lanes[1], dvec d[2]) {
+    d[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(lanes[0]));
+    d[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(lanes[0], 1));
+}
+#endif

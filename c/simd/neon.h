@@ -1,0 +1,65 @@
+/* The vocabulary of AArch64 NEON: four float32 or two float64 lanes. What each word means is said in scalar.h. */
+#if !defined(__aarch64__) || !defined(__ARM_NEON)
+#error "simd/neon.h needs AArch64"
+#endif
+#include <arm_neon.h>
+
+#define FSM_FMA 1
+#include "../type.h"
+
+typedef float64x2_t dvec;
+#define DOUBLES 2
+
+#if FSM_DOUBLE
+typedef float64x2_t vec;
+typedef int64x2_t ivec;
+typedef uint64x2_t mask;
+#define W 2
+
+static inline vec v_set1(T a) { return vdupq_n_f64(a); }
+static inline vec v_load(const T *p) { return vld1q_f64(p); }
+static inline void v_store(T *p, vec a) { vst1q_f64(p, a); }
+static inline vec v_fma(vec a, vec b, vec c) { return vfmaq_f64(c, a, b); }
+static inline vec v_fnma(vec a, vec b, vec c) { return vfmsq_f64(c, a, b); }
+static inline vec v_max(vec a, vec b) { return vmaxq_f64(a, b); }
+static inline mask v_equal(vec a, vec b) { return vceqq_f64(a, b); }
+static inline mask v_less(vec a, vec b) { return vcltq_f64(a, b); }
+static inline vec v_zero_if(mask m, vec a) { return (vec)vbicq_u64((uint64x2_t)a, m); }
+static inline vec v_select(mask m, vec a, vec b) { return vbslq_f64(m, a, b); }
+static inline int v_count(mask m) { return -(int)vaddvq_s64((int64x2_t)m); }
+static inline T v_largest(vec a) { return vmaxvq_f64(a); }
+#else
+typedef float32x4_t vec;
+typedef int32x4_t ivec;
+typedef uint32x4_t mask;
+#define W 4
+
+static inline vec v_set1(T a) { return vdupq_n_f32(a); }
+static inline vec v_load(const T *p) { return vld1q_f32(p); }
+static inline void v_store(T *p, vec a) { vst1q_f32(p, a); }
+static inline vec v_fma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
+static inline vec v_fnma(vec a, vec b, vec c) { return vfmsq_f32(c, a, b); }
+static inline vec v_max(vec a, vec b) { return vmaxq_f32(a, b); }
+static inline mask v_equal(vec a, vec b) { return vceqq_f32(a, b); }
+static inline mask v_less(vec a, vec b) { return vcltq_f32(a, b); }
+static inline vec v_zero_if(mask m, vec a) { return (vec)vbicq_u32((uint32x4_t)a, m); }
+static inline vec v_select(mask m, vec a, vec b) { return vbslq_f32(m, a, b); }
+static inline int v_count(mask m) { return -vaddvq_s32((int32x4_t)m); }
+static inline T v_largest(vec a) { return vmaxvq_f32(a); }
+
+static inline void v_widen(const vec s[2], dvec d[4]) {
+    for (int i = 0; i < 2; i++) {
+        d[2 * i] = vcvt_f64_f32(vget_low_f32(s[i]));
+        d[2 * i + 1] = vcvt_high_f64_f32(s[i]);
+    }
+}
+#endif
+
+static inline vec v_load_part(const T *p, size_t k, T fill) {
+    vec a = v_set1(fill);
+    for (size_t i = 0; i < k; i++) a[i] = p[i];
+    return a;
+}
+static inline void v_store_part(T *p, size_t k, vec a) {
+    for (size_t i = 0; i < k; i++) p[i] = a[i];
+}

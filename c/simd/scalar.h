@@ -1,0 +1,46 @@
+/* The vocabulary of kernels.c, and its plainest form: vectors of one lane, no fused multiply-add, any CPU.
+ *
+ * An ISA header is included once per element type T (see type.h) and gives
+ *   W, vec, ivec, mask    lanes; a vector of W T's; of W integers of T's size; the answer of a comparison
+ *   + - * / & | << >>     the compiler's own, on vec and ivec (GCC's vector extension); casts between them keep the bits
+ *   v_set1 v_load v_store
+ *   v_load_part(p, k, fill), v_store_part(p, k, a)   the first k < W lanes only; no byte beyond them is touched
+ *   v_fma(a, b, c) = a*b + c     v_fnma(a, b, c) = c - a*b
+ *   v_max(a, b)           a NaN in b is kept, one in a may be dropped
+ *   v_equal v_less v_select(m, a, b) = m ? a : b     v_zero_if(m, a) = m ? +0 : a     v_count(m) = lanes that hold
+ *   v_largest(a)          the largest lane
+ *   dvec, DOUBLES         a vector of doubles, for sums
+ *   v_widen(s, d)         float32 only: the eight lane sums as doubles
+ */
+#define FSM_FMA 0
+#include "../type.h"
+
+typedef double dvec __attribute__((vector_size(8)));
+#define DOUBLES 1
+
+typedef T vec __attribute__((vector_size(sizeof(T))));
+typedef bits_t ivec __attribute__((vector_size(sizeof(T))));
+typedef ivec mask;
+#define W 1
+
+static inline vec v_set1(T a) { return (vec){a}; }
+static inline vec v_load(const T *p) { return (vec){*p}; }
+static inline void v_store(T *p, vec a) { *p = a[0]; }
+static inline vec v_load_part(const T *p, size_t k, T fill) { return (vec){k ? *p : fill}; }
+static inline void v_store_part(T *p, size_t k, vec a) {
+    if (k) *p = a[0];
+}
+static inline vec v_fma(vec a, vec b, vec c) { return a * b + c; }
+static inline vec v_fnma(vec a, vec b, vec c) { return c - a * b; }
+static inline vec v_max(vec a, vec b) { return a[0] > b[0] ? a : b; }
+static inline mask v_equal(vec a, vec b) { return (mask)(a == b); }
+static inline mask v_less(vec a, vec b) { return (mask)(a < b); }
+static inline vec v_select(mask m, vec a, vec b) { return m[0] ? a : b; }
+static inline vec v_zero_if(mask m, vec a) { return (vec)(~m & (ivec)a); }
+static inline int v_count(mask m) { return m[0] != 0; }
+static inline T v_largest(vec a) { return a[0]; }
+#if !FSM_DOUBLE
+static inline void v_widen(const vec s[8], dvec d[8]) {
+    for (int i = 0; i < 8; i++) d[i] = (dvec){(double)s[i][0]};
+}
+#endif

@@ -1,0 +1,36 @@
+"""The softmax and log-sum-exp that NumPy lacks."""
+
+__version__ = "0.1.0"
+
+from ._api import (
+    hardmax,
+    log_softmax,
+    logcumsumexp,
+    logmeanexp,
+    logsumexp,
+    sigmoid,
+    softmax,
+    softmin,
+    softplus,
+)
+from ._calls import explain
+from ._config import backends, get_num_threads, set_num_threads, show_config, threads
+
+__all__ = [
+    "__version__",
+    "backends",
+    "explain",
+    "get_num_threads",
+    "hardmax",
+    "log_softmax",
+    "logcumsumexp",
+    "logmeanexp",
+    "logsumexp",
+    "set_num_threads",
+    "show_config",
+    "sigmoid",
+    "softmax",
+    "softmin",
+    "softplus",
+    "threads",
+]

@@ -1,0 +1,297 @@
+"""The functions: names, defaults and what they promise. How a call is carried out is in `_calls`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._arrays import Array, DTypeArg, as_array
+from ._calls import hardmax_rows, map_elements, map_rows, reduce_rows
+from ._weighted import weighted_logsumexp
+
+
+def softmax(
+    x: ArrayLike,
+    /,
+    axis: Any = -1,
+    *,
+    dtype: DTypeArg = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Exponentials, divided by their sum: ``e**x / sum(e**x)`` along an axis.
+
+    Parameters
+    ----------
+    x : array_like
+        Real numbers of any shape and memory layout.
+    axis : int, tuple of ints or None
+        The axis or axes that make up a row, over which the results add up to 1. None: all of them.
+    dtype : dtype, optional
+        What x is cast to first, and the dtype of the result: float16, bfloat16 (of ml_dtypes), float32, float64 or
+        longdouble. By default that of x; float64 for integers and bool.
+    out : ndarray, optional
+        Where the result is put, of its shape and dtype. It may be x, or overlap it.
+    backend : str, optional
+        One of `backends()`, or "c" for the best of its kind. By default the size decides, see `explain`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x; `out` if that was given. A row that holds a NaN or +inf, or nothing but -inf, is NaN; an
+        empty row is empty.
+
+    Raises
+    ------
+    TypeError
+        x or dtype is not of real numbers, x is a masked array, axis is no integer.
+    AxisError
+        axis is out of range.
+    ValueError
+        An axis is named twice; out has another shape or dtype or is read-only; the backend does not exist here.
+
+    Notes
+    -----
+    The name is Bridle's [1]_. Large x do not overflow, and x - max(x), whose rounding costs others up to 70 units in
+    the last place [2]_, is not rounded: the error is at most 3 (float32) or 3.5 (float64), for subnormal results too.
+
+    References
+    ----------
+    .. [1] J. S. Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990.
+    .. [2] P. Blanchard, D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and softmax functions",
+       IMA J. Numer. Anal. 41(4), 2021.
+
+    Examples
+    --------
+    >>> from fastsoftmax import softmax
+    >>> softmax([[1.0, 2.0, 3.0], [1000.0, 1000.0, 0.0]]).round(4)
+    array([[0.09  , 0.2447, 0.6652],
+           [0.5   , 0.5   , 0.    ]])
+    """
+    return map_rows("softmax", x, axis, dtype, out, backend)
+
+
+def log_softmax(
+    x: ArrayLike,
+    /,
+    axis: Any = -1,
+    *,
+    dtype: DTypeArg = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """The logarithm of softmax: ``x - log(sum(e**x))`` along an axis, also where softmax is 0 or next to 1.
+
+    Parameters, results and errors are those of `softmax`. With m the maximum of a row, c its number and r the sum of
+    e**(x - m) over all others, it is (x - m) - (log c + log1p(r / c)): both parts have one sign, nothing cancels
+    (Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021). At most 2 (float32) or 2.5 (float64) ulp off.
+
+    Examples
+    --------
+    >>> from fastsoftmax import log_softmax
+    >>> y = log_softmax([1000.0, 1.0, 960.0])
+    >>> print(f"{y[0]:.4e} {y[1]:.1f} {y[2]:.1f}")
+    -4.2484e-18 -999.0 -40.0
+    """
+    return map_rows("log_softmax", x, axis, dtype, out, backend)
+
+
+def softmin(
+    x: ArrayLike,
+    /,
+    axis: Any = -1,
+    *,
+    dtype: DTypeArg = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """``softmax(-x)``, for unsigned integers too. Parameters, results and errors are those of `softmax`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastsoftmax import softmin
+    >>> softmin(np.array([0, 1, 3], np.uint8)).round(4)
+    array([0.7054, 0.2595, 0.0351])
+    """
+    return map_rows("softmin", x, axis, dtype, out, backend)
+
+
+def hardmax(
+    x: ArrayLike,
+    /,
+    axis: Any = -1,
+    *,
+    dtype: DTypeArg = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """1 for the first maximum of a row, 0 for everything else (ONNX Hardmax; softmax(x / T) for T -> 0).
+
+    Parameters, results and errors are those of `softmax`, but the first +inf of a row wins. Every backend is the same.
+
+    Examples
+    --------
+    >>> from fastsoftmax import hardmax
+    >>> hardmax([[1.0, 3.0, 3.0], [0.0, float("nan"), 1.0]])
+    array([[ 0.,  1.,  0.],
+           [nan, nan, nan]])
+    """
+    return hardmax_rows(x, axis, dtype, out, backend)
+
+
+def logcumsumexp(
+    x: ArrayLike,
+    /,
+    axis: Any = -1,
+    *,
+    dtype: DTypeArg = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """The logarithm of the cumulative sum of exponentials: ``log(cumsum(e**x))`` along an axis (torch.logcumsumexp).
+
+    Parameters and errors are those of `softmax`; several axes are run through in C order. A NaN shows from where it
+    stands, +inf makes what follows +inf, and before the first number other than -inf it is -inf.
+
+    Examples
+    --------
+    >>> from fastsoftmax import logcumsumexp
+    >>> logcumsumexp([0.0, 0.0, 90.0, 90.0]).round(4)
+    array([ 0.    ,  0.6931, 90.    , 90.6931])
+    """
+    return map_rows("logcumsumexp", x, axis, dtype, out, backend)
+
+
+def logsumexp(
+    a: ArrayLike,
+    /,
+    axis: Any = None,
+    b: ArrayLike | None = None,
+    *,
+    keepdims: bool = False,
+    return_sign: bool = False,
+    dtype: DTypeArg = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Any:
+    """The logarithm of the sum of exponentials: ``log(sum(b * e**a))``, with SciPy's semantics.
+
+    Parameters
+    ----------
+    a : array_like
+        Numbers of any shape and memory layout; complex ones too.
+    axis : int, tuple of ints or None
+        The axis or axes to sum over. None: all of them.
+    b : array_like, optional
+        Weights of either sign, broadcast with a. A weight of 0 drops its term, even an infinite or NaN one.
+    keepdims : bool
+        Leave the axes summed over in the result, with length one.
+    return_sign : bool
+        Return the pair log(abs(sum)), sign(sum), the sign of a complex sum being its phase. Otherwise the logarithm of
+        a negative sum is NaN.
+    dtype, out, backend
+        As for `softmax`. Weighted and complex sums, and those in longdouble, are always computed by NumPy.
+
+    Returns
+    -------
+    ndarray or scalar, or a pair of them
+        One number for each row; a scalar where no axis is left. -inf if nothing, or nothing but -inf, is summed; NaN if
+        there is a NaN, else +inf if there is a +inf. The imaginary part is in (-pi, pi].
+
+    Raises
+    ------
+    TypeError, AxisError, ValueError
+        As for `softmax`; ValueError also if a and b do not broadcast, or for out= with return_sign=True.
+
+    Notes
+    -----
+    m + log c + log1p(r / c), with m the maximum, c how often it occurs and r the sum of e**(a - m) over all others: as
+    exact when the result is close to 0 (P. Blanchard, D. J. Higham, N. J. Higham, IMA J. Numer. Anal. 41(4), 2021).
+    At most 1.5 (float32) or 2 (float64) ulp of the larger of abs(result) and result - m. Weighted and complex sums are
+    computed in the next wider type.
+
+    Examples
+    --------
+    >>> from fastsoftmax import logsumexp
+    >>> print(logsumexp([1000.0, 1000.0]).round(4), f"{logsumexp([0.0, -40.0]):.4e}")
+    1000.6931 4.2484e-18
+    >>> value, sign = logsumexp([1.0, 2.0], b=[1.0, -1.0], return_sign=True)
+    >>> print(value.round(4), sign)
+    1.5413 -1.0
+    """
+    if type(a) is not np.ndarray:
+        a = as_array(a, "a")
+    if b is not None or a.dtype.kind == "c" or (dtype is not None and np.dtype(dtype).kind == "c"):
+        return weighted_logsumexp(a, b, axis, keepdims, return_sign, dtype, out, backend)
+    if not return_sign:
+        return reduce_rows("logsumexp", a, axis, dtype, out, backend, keepdims)
+    if out is not None:
+        raise ValueError("out: cannot take two results; leave it away with return_sign=True")
+    value = reduce_rows("logsumexp", a, axis, dtype, None, backend, keepdims)
+    return value, np.where(np.isnan(value), value, value > -np.inf).astype(value.dtype)[()]
+
+
+def logmeanexp(
+    a: ArrayLike,
+    /,
+    axis: Any = None,
+    *,
+    keepdims: bool = False,
+    dtype: DTypeArg = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Any:
+    """The logarithm of the mean of exponentials: ``log(mean(e**a))``, `logsumexp` less log n (jax.nn.logmeanexp).
+
+    Parameters, results and errors are those of `logsumexp`, but complex numbers are a TypeError and the mean of nothing
+    is NaN.
+
+    Examples
+    --------
+    >>> from fastsoftmax import logmeanexp
+    >>> print(logmeanexp([1000.0, 1000.0]), logmeanexp([[0.0, 1.0], [2.0, 2.0]], axis=1).round(4))
+    1000.0 [0.6201 2.    ]
+    """
+    return reduce_rows("logmeanexp", a, axis, dtype, out, backend, keepdims)
+
+
+def sigmoid(x: ArrayLike, /, *, dtype: DTypeArg = None, out: Array | None = None, backend: str | None = None) -> Array:
+    """The logistic function ``1 / (1 + e**-x)`` of every element (Cox 1958): softmax of (x, 0), its first half.
+
+    Parameters, results and errors are those of `softmax`; NaN stays, -inf and +inf give 0 and 1.
+
+    Examples
+    --------
+    >>> from fastsoftmax import sigmoid
+    >>> sigmoid([-1000.0, 0.0, 1.0]).round(4)
+    array([0.    , 0.5   , 0.7311])
+    """
+    return map_elements("sigmoid", x, dtype, out, backend)
+
+
+def softplus(
+    x: ArrayLike,
+    /,
+    *,
+    beta: float = 1.0,
+    dtype: DTypeArg = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """``log(1 + e**(beta * x)) / beta`` of every element (Dugas et al. 2001): logsumexp of (x, 0), without overflow.
+
+    Parameters, results and errors are those of `softmax`; a beta that is not finite and positive is a ValueError.
+
+    Examples
+    --------
+    >>> from fastsoftmax import softplus
+    >>> softplus([-1000.0, 0.0, 90.0], beta=2.0).round(4)
+    array([ 0.    ,  0.3466, 90.    ])
+    """
+    if not 0 < beta < math.inf:
+        raise ValueError(f"beta: a finite number above 0 expected, not {beta}")
+    return map_elements("softplus", x, dtype, out, backend, beta)

@@ -1,0 +1,63 @@
+"""The backends: who they are, what they promise, and a lazy loader. Nothing heavy is imported before it is chosen."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any, Protocol, cast
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+#: Row maps give an array like x, row reductions one number a row, element maps do not know rows at all.
+ROW_MAPS = ("softmax", "log_softmax", "logcumsumexp")
+ROW_REDUCTIONS = ("logsumexp", "logmeanexp")
+ELEMENT_MAPS = ("sigmoid", "softplus")
+OPS = ROW_MAPS + ROW_REDUCTIONS + ELEMENT_MAPS
+
+ISAS = ("avx512", "avx2", "neon", "scalar")
+KINDS = ("c", "numba", "numpy")  # best first; each is a module of this package
+
+
+class Backend(Protocol):
+    """One way to run an operation over rows.
+
+    x is (outer, n, inner), none of them zero; a row is the n elements with one outer and one inner index. Both arrays
+    are aligned, of one native dtype (float32 or float64; "numpy" also takes longdouble), and are either C-contiguous of
+    any shape, or 3-D views with any strides that are whole elements (y of a reduction: 2-D, outer and inner). They are
+    the same memory element for element, or apart. Nothing but MemoryError is raised.
+    """
+
+    name: str
+
+    def run(self, op: str, x: Array, y: Array, outer: int, n: int, inner: int, threads: int) -> None: ...
+
+
+class BackendModule(Protocol):
+    """What the module of a kind of backend offers."""
+
+    def available(self) -> tuple[str, ...]: ...  # the names that can run here, best first
+
+    def load(self, name: str) -> Backend: ...  # only names that are available
+
+
+def module(kind: str) -> BackendModule:
+    try:
+        return cast(BackendModule, importlib.import_module(f"{__name__}.{kind}"))
+    except ModuleNotFoundError:  # TEMPORARY until numba.py is there
+        import types
+
+        return cast(BackendModule, types.SimpleNamespace(available=lambda: ()))
+
+
+@functools.cache
+def available() -> tuple[str, ...]:
+    """The names of all backends that can run on this machine, best first."""
+    return tuple(name for kind in KINDS for name in module(kind).available())
+
+
+@functools.cache
+def load(name: str) -> Backend:
+    """The backend of that name, one of `available()`."""
+    return module(name.partition("-")[0]).load(name)

@@ -1,0 +1,78 @@
+"""Which backend and how many threads, from the operation, the dtype and the size alone; and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import _backends, _config
+
+#: Elements of float32 that make about 40 us of work: below, waking a thread costs more than it saves.
+SPLIT = {op: 1 << 17 for op in _backends.OPS} | {"logcumsumexp": 1 << 15}
+#: Without the C part, elements below which NumPy is done before Numba has started its threads.
+NUMPY_BELOW = 1 << 15
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What would run, and why. Rows and n are the number of rows and the elements in each."""
+
+    op: str
+    backend: str
+    threads: int
+    dtype: str
+    rows: int
+    n: int
+    reason: str
+
+    def __str__(self) -> str:
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.op} of {self.rows} x {self.n} {self.dtype}: {self.backend}, {threads} ({self.reason})"
+
+
+def choose(op: str, dtype: np.dtype[Any], rows: int, n: int, backend: str | None = None) -> Choice:
+    """The backend for one call; `backend` as the caller named it."""
+    elements = rows * n
+    name, reason = _backend(dtype, elements, backend)
+    threads, why = _threads(op, dtype, elements, name)
+    return Choice(op, name, threads, dtype.name, rows, n, f"{reason}; {why}")
+
+
+def _backend(dtype: np.dtype[Any], elements: int, backend: str | None) -> tuple[str, str]:
+    asked = _config.resolve(backend) if backend is not None else _config.default_backend()
+    if dtype.name not in ("float32", "float64"):
+        return "numpy", f"only numpy computes in {dtype.name}"
+    if asked is not None:
+        return asked, "asked for by backend=" if backend is not None else "asked for by FASTSOFTMAX_BACKEND"
+    best = _config.backends()[0]
+    if best.startswith("c-"):
+        return best, "the C part is best at every size"
+    if best == "numba" and elements < NUMPY_BELOW:
+        return "numpy", f"no C part, and fewer than {NUMPY_BELOW} elements do not pay for the JIT"
+    return best, "no C part" if best == "numba" else "neither the C part nor numba"
+
+
+def _threads(op: str, dtype: np.dtype[Any], elements: int, name: str) -> tuple[int, str]:
+    if name == "numpy":
+        return 1, "numpy uses one thread"
+    limit = SPLIT[op] * 4 // dtype.itemsize
+    if elements < limit:
+        return 1, f"fewer than {limit} elements do not pay for threads"
+    most = _config.get_num_threads()
+    return min(most, elements // (limit // 2)), f"of {most} at most"
+
+
+class _Small(dict[str, tuple[int, Callable[..., None]]]):
+    """op -> (limit, run): in float32 and float64, below that many elements the choice is always this and one thread."""
+
+    def __missing__(self, op: str) -> tuple[int, Callable[..., None]]:
+        limit = min(NUMPY_BELOW, SPLIT[op] // 2)
+        name = choose(op, np.dtype(np.float64), 1, 1).backend
+        self[op] = limit, _backends.load(name).run
+        return self[op]
+
+
+small = _Small()

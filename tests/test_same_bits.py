@@ -1,0 +1,174 @@
+"""Equality, bit for bit: between every FMA instruction set and Numba, and within each backend between layouts,
+axes, batches, places, thread counts, in place or not (NUMERICS.md §4)."""
+
+import numpy as np
+import pytest
+from conftest import FMA_BACKENDS
+from layouts import LAYOUTS, assert_same_bits
+
+import fastsoftmax as fsm
+
+
+def positive_like(x):
+    """Weights that depend on each element alone, so that they move with it."""
+    return np.where(np.isfinite(x), x - np.floor(np.where(np.isfinite(x), x, 0)) + 0.5, 1).astype(x.dtype)
+
+
+FUNCTIONS = {
+    "softmax": fsm.softmax,
+    "log_softmax": fsm.log_softmax,
+    "softmin": fsm.softmin,
+    "hardmax": fsm.hardmax,
+    "logcumsumexp": fsm.logcumsumexp,
+    "logsumexp": lambda x, axis=-1, **k: fsm.logsumexp(x, axis=axis, **k),
+    "logmeanexp": lambda x, axis=-1, **k: fsm.logmeanexp(x, axis=axis, **k),
+    "logsumexp with b": lambda x, axis=-1, **k: fsm.logsumexp(x, axis=axis, b=positive_like(x), **k),
+    "sigmoid": lambda x, axis=-1, **k: fsm.sigmoid(x, **k),
+    "softplus": lambda x, axis=-1, **k: fsm.softplus(x, **k),
+    "softplus beta": lambda x, axis=-1, **k: fsm.softplus(x, beta=1.5, **k),
+}
+INTO_OUT = [name for name in FUNCTIONS if not name.startswith("log") or name in ("log_softmax", "logcumsumexp")]
+LENGTHS = [1, 2, 3, 5, 8, 10, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 255, 256, 257, 1000, 1024]
+LONG = [8191, 8192, 8193, 16383, 16384, 16385, 50_257, 131_072 + 77]
+
+
+def values(kind, rows, n, dtype):
+    """Ordinary logits, wide ones (most terms underflow), ones far from zero, ties, special values here and there."""
+    rng = np.random.default_rng(n)
+    with np.errstate(all="ignore"):
+        x = {
+            "ordinary": lambda: rng.normal(0, 3, (rows, n)),
+            "wide": lambda: rng.uniform(-750 if dtype == "float64" else -104, 0, (rows, n)) + 0.3,
+            "far": lambda: rng.normal(0, 3, (rows, n)) - 5000.3,
+            "up": lambda: np.sort(rng.normal(0, 30, (rows, n))),
+            "ties": lambda: rng.integers(-2, 3, (rows, n)) * 1.7,
+            "special": lambda: np.where(
+                rng.random((rows, n)) < 0.6 / n,
+                rng.choice([np.nan, np.inf, -np.inf, 1e-310, 3e38, -3e38], (rows, n)),
+                rng.normal(0, 1, (rows, n)),
+            ),
+        }[kind]()
+        return x.astype(dtype)
+
+
+@pytest.fixture(params=list(FUNCTIONS))
+def name(request):
+    return request.param
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "wide", "far", "up", "ties", "special"])
+def test_between_backends(name, kind, dtype, fma_backend):
+    f = FUNCTIONS[name]
+    for n in LENGTHS + (LONG if kind in ("ordinary", "up") else [8193]):
+        x = values(kind, 3 if n > 2000 else 7, n, dtype)
+        want = f(x, backend=FMA_BACKENDS[0])
+        assert_same_bits(f(x, backend=fma_backend), want, f"n={n}, {fma_backend} against {FMA_BACKENDS[0]}")
+
+
+@pytest.mark.parametrize("kind", [np.float16, "bfloat16"])
+def test_between_backends_in_half(name, kind, fma_backend, request):
+    kind = request.getfixturevalue("bfloat16") if kind == "bfloat16" else kind
+    for n in LENGTHS:
+        x = values("ordinary", 5, n, "float32").astype(kind)
+        f = FUNCTIONS[name]
+        assert_same_bits(f(x, backend=fma_backend), f(x, backend=FMA_BACKENDS[0]), f"n={n}")
+
+
+def test_columns_between_backends(name, dtype, fma_backend):
+    """The inner axis is kept: a kernel may take many columns at once."""
+    f = FUNCTIONS[name]
+    for shape in ((3, 1), (10, 7), (129, 33), (8193, 3), (5, 300)):
+        x = values("ordinary", *shape, dtype)
+        assert_same_bits(f(x, axis=0, backend=fma_backend), f(x, axis=0, backend=FMA_BACKENDS[0]), f"{shape}")
+
+
+def test_any_axis(name, backend, dtype):
+    f = FUNCTIONS[name]
+    for n in (1, 3, 16, 33, 128, 1000, 8193):
+        x = values("ordinary", 6, n, dtype)
+        want = f(x, axis=1, backend=backend)
+        columns = np.ascontiguousarray(x.T)
+        assert_same_bits(np.asarray(f(columns, axis=0, backend=backend)).T, want, f"n={n} down the columns")
+        cube = np.ascontiguousarray(x.reshape(2, 3, n).transpose(0, 2, 1))
+        got = f(cube, axis=1, backend=backend)
+        got = got.transpose(0, 2, 1).reshape(6, n) if got.ndim == 3 else got.reshape(6)
+        assert_same_bits(got, want, f"n={n} in the middle")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout(name, layout, backend, dtype):
+    f = FUNCTIONS[name]
+    for n in (1, 2, 31, 33, 129, 1000, 8193, 16_500):
+        x = values("ordinary", 4, n, dtype)
+        assert_same_bits(f(LAYOUTS[layout](x), backend=backend), f(x, backend=backend), f"n={n}")
+
+
+def test_alone_or_in_any_batch(name, backend, dtype):
+    f = FUNCTIONS[name]
+    for n in (1, 2, 3, 7, 10, 16, 31, 33, 64, 100, 129, 1000, 8193):
+        x = values("ordinary", 37, n, dtype)
+        whole = f(x, backend=backend)
+        for i in (0, 1, 17, 35, 36):
+            assert_same_bits(np.asarray(f(x[i], backend=backend)), np.asarray(whole[i]), f"n={n}, row {i} alone")
+        for start, stop in ((1, 37), (3, 20), (30, 37)):
+            assert_same_bits(f(x[start:stop], backend=backend), whole[start:stop], f"n={n}, rows {start}..{stop}")
+
+
+def test_a_row_split_over_threads(name, backend, dtype):
+    f = FUNCTIONS[name]
+    for n in (8193, 100_003, 700_001):
+        x = values("up" if n == 100_003 else "ordinary", 1, n, dtype)[0]
+        with fsm.threads(1):
+            want = np.asarray(f(x, backend=backend))
+        for count in (2, 3, 4):
+            with fsm.threads(count):
+                assert_same_bits(np.asarray(f(x, backend=backend)), want, f"n={n}, {count} threads")
+
+
+def test_rows_split_over_threads(name, backend, dtype):
+    f = FUNCTIONS[name]
+    for shape in ((5000, 10), (3001, 129), (37, 8193), (2, 300_000)):
+        x = values("ordinary", *shape, dtype)
+        for axis in (0, 1):
+            with fsm.threads(1):
+                want = f(x, axis=axis, backend=backend)
+            with fsm.threads(2):
+                assert_same_bits(f(x, axis=axis, backend=backend), want, f"{shape}, axis {axis}")
+
+
+@pytest.mark.parametrize("into_out", INTO_OUT)
+def test_in_place_or_not(into_out, backend, dtype):
+    f = FUNCTIONS[into_out]
+    for shape in ((3, 1), (3, 33), (3, 1000), (2, 16_500), (1, 300_000)):
+        x = values("ordinary", *shape, dtype)
+        for axis in (0, 1):
+            want = f(x, axis=axis, backend=backend)
+            work = x.copy()
+            assert_same_bits(f(work, axis=axis, out=work, backend=backend), want, f"{shape} in place")
+            apart = np.empty_like(x)
+            assert_same_bits(f(x, axis=axis, out=apart, backend=backend), want, f"{shape} into another")
+
+
+def test_again_and_again(name, backend, dtype):
+    f = FUNCTIONS[name]
+    x = values("ordinary", 8, 20_001, dtype)
+    first = f(x, backend=backend)
+    for _ in range(10):
+        assert_same_bits(f(x, backend=backend), first)
+
+
+def test_what_is_chosen_has_the_same_bits(name, dtype):
+    """backend=None may choose by size; the numbers do not show which it was."""
+    if len(FMA_BACKENDS) < 2:
+        pytest.skip("the choice includes numpy where the C part is missing: build it with a C compiler")
+    f = FUNCTIONS[name]
+    for n in (1, 10, 1000, 300_000):
+        x = values("ordinary", 2, n, dtype)
+        assert_same_bits(f(x), f(x, backend=FMA_BACKENDS[0]), f"n={n}")
+
+
+def test_c_means_the_best_of_c(dtype):
+    if not FMA_BACKENDS[0].startswith("c-"):
+        pytest.skip("the C part is missing: build it with a C compiler")
+    x = values("ordinary", 4, 1000, dtype)
+    assert_same_bits(fsm.softmax(x, backend="c"), fsm.softmax(x, backend=FMA_BACKENDS[0]))
