@@ -3,8 +3,7 @@
 
 #include <stdbool.h>
 
-#define TABLES(isa) \
-    extern const struct fsm_kernels fsm_kernels_##isa##_f32, fsm_kernels_##isa##_f64
+#define TABLES(isa) extern const struct fsm_kernels fsm_kernels_##isa##_f32, fsm_kernels_##isa##_f64
 
 static bool always(void) { return true; }
 
@@ -33,9 +32,10 @@ struct fsm_isa {
     const struct fsm_kernels *kernels[FSM_TYPE_COUNT];
 };
 
+/* Best first. */
+/* clang-format off */
 #define ISA(isa, usable) {#isa, usable, {&fsm_kernels_##isa##_f32, &fsm_kernels_##isa##_f64}}
-
-static const struct fsm_isa isas[] = { /* best first */
+static const struct fsm_isa isas[] = {
 #if defined(FSM_HAVE_avx512)
     ISA(avx512, cpu_has_avx512),
 #endif
@@ -47,6 +47,7 @@ static const struct fsm_isa isas[] = { /* best first */
 #endif
     ISA(scalar, always),
 };
+/* clang-format on */
 
 enum { COUNT = sizeof isas / sizeof *isas };
 
@@ -62,6 +63,6 @@ const char *fsm_isa_name(const fsm_isa *isa) { return isa->name; }
 
 const struct fsm_kernels *fsm_kernels_of(const fsm_isa *isa, fsm_type type) {
     static const fsm_isa *_Atomic best; /* every thread that finds it unset finds the same one */
-    if (!isa && !(isa = best)) isa = best = fsm_isa_usable(0);
+    if (!isa && !(isa = best)) best = isa = fsm_isa_usable(0);
     return isa->kernels[type];
 }

@@ -29,11 +29,14 @@ static inline vec v_exp_parts(vec t, vec magic, vec *scale) {
     return v_fma(q, r * r, r);
 }
 
-/* 2^BOOST e^(x - shift - N ln2), where magic = MAGIC + BIAS - N; +0 where lo or less; NaN for NaN.
+/* 2^BOOST e^t 2^-N, where magic = MAGIC + BIAS - N and lo = v_exp_lo(N); +0 at lo and below; NaN for NaN.
  * (1 + s) scale in one step: the scale is a power of two, so that only 1 + s is rounded. */
-static inline vec v_exp(vec x, vec shift, vec lo, vec magic) {
-    vec scale, s = v_exp_parts(v_max(lo, x - shift), magic, &scale);
+static inline vec v_exp(vec t, vec lo, vec magic) {
+    vec scale, s = v_exp_parts(v_max(lo, t), magic, &scale);
     return v_fma(s, scale, scale);
 }
+
+/* Where n - N becomes -BIAS; a quarter above it, so that no rounding mode of the caller's makes it less. */
+static inline vec v_exp_lo(T n) { return v_set1((n - BIAS + (T)0.25) * FSM_K(LN2)); }
 
 #endif

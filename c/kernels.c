@@ -15,7 +15,6 @@
 #define PASTE(a, b, c) PASTE_(a, b, c)
 #define TABLE(isa, type) PASTE(fsm_kernels, isa, type)
 #define LOG_STATS(isa) PASTE(fsm_log, stats, isa)
-#define CUMULATE(isa) PASTE(fsm, cumulate, isa)
 
 #define UNROLL _Pragma("GCC unroll 4")
 
@@ -41,7 +40,7 @@ static bool any_nan(const T *x, size_t n) {
 /* ---- The base of a row: what its terms are divided by, without rounding anything ---- */
 
 struct base {
-    vec shift, lo, magic;
+    vec floor, shift, lo, magic;
 };
 
 static void open_row(struct fsm_row *row) {
@@ -52,9 +51,16 @@ static void open_row(struct fsm_row *row) {
     row->undefined = false;
 }
 
-static struct base base_of(const struct fsm_row *row) {
-    T n = (T)row->base;
-    return (struct base){v_set1((T)row->shift), v_set1((n - BIAS) * FSM_K(LN2)), v_set1(MAGIC + (BIAS - n))};
+static inline struct base base_of(const struct fsm_row *row) {
+    T shift = (T)row->shift, n = (T)row->base;
+    return (struct base){v_set1(shift > 0 ? 0 : -(T)INFINITY), v_set1(shift), v_exp_lo(n), v_set1(MAGIC + (BIAS - n))};
+}
+
+/* x less the shift, if the row has one; what is more than the shift below it has no part in the sum and must not make the
+ * difference overflow. */
+static inline vec offset(bool far, vec x, const struct base *b) {
+    if (far) return v_max(b->floor, x) - b->shift;
+    return x;
 }
 
 /* ---- Sums ---- */
@@ -69,34 +75,28 @@ struct sums {
 #endif
 };
 
-/* A group's terms, pairwise to eight lanes and into the sums. */
+/* A group's two eights of terms added, and into the sums. */
 static inline void add_group(struct sums *s, const vec t[VECTORS]) {
+#if W > FSM_LANES /* the eights are the halves of a vector, which v_widen adds */
+    const vec *lanes = t;
+#else
+    vec lanes[FSM_LANES / W];
+    for (int i = 0; i < FSM_LANES / W; i++) lanes[i] = t[i] + t[i + FSM_LANES / W];
+#endif
 #if FSM_DOUBLE
-    for (int i = 0; i < PARTS; i++) {
-        const vec *v = t + i;
-        vec a = s->hi[i], b = (v[0] + v[PARTS]) + (v[2 * PARTS] + v[3 * PARTS]), hi = a + b, back = hi - a;
-        s->lo[i] += (a - (hi - back)) + (b - back);
-        s->hi[i] = hi;
-    }
+    const dvec *d = lanes;
 #else
     dvec d[PARTS];
-#if W > FSM_LANES /* v_widen adds the halves of the vector, which elsewhere are the even and the odd vectors */
-    v_widen(((t[0] + t[1]) + (t[2] + t[3])) + ((t[4] + t[5]) + (t[6] + t[7])), d);
-#else
-    enum { STEP = FSM_LANES / W };
-    vec lanes[STEP];
-    for (int i = 0; i < STEP; i++) {
-        const vec *v = t + i, *w = v + STEP;
-        vec even = ((v[0] + v[2 * STEP]) + (v[4 * STEP] + v[6 * STEP])) +
-                   ((v[8 * STEP] + v[10 * STEP]) + (v[12 * STEP] + v[14 * STEP]));
-        vec odd = ((w[0] + w[2 * STEP]) + (w[4 * STEP] + w[6 * STEP])) +
-                  ((w[8 * STEP] + w[10 * STEP]) + (w[12 * STEP] + w[14 * STEP]));
-        lanes[i] = even + odd;
-    }
     v_widen(lanes, d);
 #endif
-    for (int i = 0; i < PARTS; i++) s->hi[i] += d[i];
+    for (int i = 0; i < PARTS; i++) {
+        dvec hi = s->hi[i] + d[i];
+#if FSM_DOUBLE
+        dvec back = hi - s->hi[i];
+        s->lo[i] += (s->hi[i] - (hi - back)) + (d[i] - back);
 #endif
+        s->hi[i] = hi;
+    }
 }
 
 /* The lanes of a block: lane l and l + 4, then l and l + 2, then the last two. */
@@ -121,8 +121,8 @@ static inline struct fsm_sum fold(const struct sums *s) {
 /* What is done with a term besides adding it: stored, or left out and counted where x is the maximum. */
 enum use { STORE, SKIP_MAX };
 
-static inline vec term(enum use use, vec x, const struct base *b, vec max, int *count) {
-    vec t = v_exp(x, b->shift, b->lo, b->magic);
+static inline vec term(enum use use, bool far, vec x, const struct base *b, vec max, int *count) {
+    vec t = v_exp(offset(far, x, b), b->lo, b->magic);
     if (use == STORE) return t;
     mask top = v_equal(x, max);
     *count += v_count(top);
@@ -130,35 +130,43 @@ static inline vec term(enum use use, vec x, const struct base *b, vec max, int *
 }
 
 /* Terms of one block, stored or not, and their sum. */
-static inline struct fsm_sum sum_block(enum use use, const struct fsm_row *row, const T *x, T *y, size_t n) {
+static inline struct fsm_sum sum_block_at(bool far, enum use use, const struct fsm_row *row, const T *x, T *y,
+                                          size_t n) {
     struct base b = base_of(row);
     struct sums s = {0};
     vec max = v_set1((T)row->max), t[VECTORS];
     int count = 0;
-    size_t i = 0, j;
+    size_t i = 0;
     for (; i + FSM_GROUP <= n; i += FSM_GROUP) {
-        UNROLL for (j = 0; j < VECTORS; j++) {
-            t[j] = term(use, v_load(x + i + j * W), &b, max, &count);
+        UNROLL
+        for (size_t j = 0; j < VECTORS; j++) {
+            t[j] = term(use, far, v_load(x + i + j * W), &b, max, &count);
             if (use == STORE) v_store(y + i + j * W, t[j]);
         }
         add_group(&s, t);
     }
     if (i < n) {
-        for (j = 0; i + W <= n; i += W, j++) {
-            t[j] = term(use, v_load(x + i), &b, max, &count);
-            if (use == STORE) v_store(y + i, t[j]);
+        UNROLL
+        for (size_t j = 0; j < VECTORS; j++, i += W) {
+            if (i + W <= n) {
+                t[j] = term(use, far, v_load(x + i), &b, max, &count);
+                if (use == STORE) v_store(y + i, t[j]);
+            } else if (i < n) {
+                t[j] = term(use, far, v_load_part(x + i, n - i, -(T)INFINITY), &b, max, &count);
+                if (use == STORE) v_store_part(y + i, n - i, t[j]);
+            } else {
+                t[j] = v_set1(0);
+            }
         }
-        if (i < n) {
-            t[j] = term(use, v_load_part(x + i, n - i, -(T)INFINITY), &b, max, &count);
-            if (use == STORE) v_store_part(y + i, n - i, t[j]);
-            j++;
-        }
-        for (; j < VECTORS; j++) t[j] = v_set1(0);
         add_group(&s, t);
     }
     struct fsm_sum sum = fold(&s);
     sum.count = count;
     return sum;
+}
+
+static inline struct fsm_sum sum_block(enum use use, const struct fsm_row *row, const T *x, T *y, size_t n) {
+    return row->shift == 0 ? sum_block_at(false, use, row, x, y, n) : sum_block_at(true, use, row, x, y, n);
 }
 
 static inline struct fsm_sum sum_row(enum use use, const struct fsm_row *row, const T *x, T *y, size_t n) {
@@ -178,34 +186,47 @@ static inline struct fsm_sum normal(struct fsm_sum s) {
 
 /* ---- softmax: terms into y, then y times the inverse of their sum ---- */
 
-/* What the rounding of the maximum's own term took from the sum, of which it often is by far the largest part. Taking it
- * back costs some thirty instructions a row and lowers the worst error of softmax by 0.6 ulp. */
-static double rounding_of_top(const struct fsm_row *row) {
+#define PEAK 0x1p-6 /* a row whose other terms are a smaller part than this of the sum has a peak */
+
+/* The term of the maximum as it stands in y, and what rounding took from it. */
+struct top {
+    double term, lost;
+};
+
+static struct top top_of(const struct fsm_row *row) {
     struct base b = base_of(row);
     vec scale, s = v_exp_parts(v_set1((T)(row->max - row->shift)), b.magic, &scale), p = v_set1(1) + s;
+    double term = (double)(p * scale)[0];
 #if FSM_DOUBLE
-    return ((s - (p - v_set1(1))) * scale)[0];
+    return (struct top){term, ((s - (p - v_set1(1))) * scale)[0]};
 #else /* the same polynomial in double */
     static const float c[] = FSM_F32_EXP;
     double r = d_fma(-row->base, FSM_F64_LN2, row->max - row->shift), q = 0;
 #pragma GCC unroll 16
     for (int i = (int)(sizeof c / sizeof *c); i--;) q = d_fma(q, r, (double)c[i]);
-    return (1 + d_fma(q, r * r, r)) * (double)BOOST_UP - (double)(p * scale)[0];
+    return (struct top){term, (1 + d_fma(q, r * r, r)) * (double)BOOST_UP - term};
 #endif
 }
 
+/* The maximum's own term often is by far the largest part of the sum, and what rounding took from it is put back there:
+ * thirty instructions a row, and an ulp less at worst. The term itself stays as it is, which is right to
+ * 1.4 units of rounding, unless it is all but alone: there the result must not pass 1, so it is computed apart. */
 static void close_softmax(struct fsm_row *row, struct fsm_sum total) {
-    total.lo += rounding_of_top(row);
+    struct top top = top_of(row);
+    total.lo += top.lost;
     struct fsm_sum s = normal(total);
     row->undefined = !isfinite(row->max) || isnan(s.hi);
     double inverse = 1 / s.hi;
 #if FSM_DOUBLE
     row->hi = inverse;
     row->lo = fma(-s.lo, inverse, fma(-s.hi, inverse, 1)) * inverse;
+    row->top = fma(top.term, inverse, fma(top.term, row->lo, top.lost * inverse));
 #else
     row->hi = (T)inverse;
     row->lo = (T)(inverse - row->hi);
+    row->top = (top.term + top.lost) * inverse;
 #endif
+    row->peak = s.hi - top.term < s.hi * PEAK ? top.term : 0;
 }
 
 /* ---- The logarithm of a row's sum: log sum e^(x - max), never negative and never cancelled ---- */
@@ -257,9 +278,7 @@ static double log_of_count(size_t n) {
     return s.log[0];
 }
 
-static void take_logs(struct stats *s, size_t rows) {
-    LOG_STATS(FSM_ISA)(s, rows, 1 / (double)(1ULL << (54 - BOOST)));
-}
+static void take_logs(struct stats *s, size_t rows) { LOG_STATS(FSM_ISA)(s, rows, 1 / (double)(1ULL << (54 - BOOST))); }
 
 static void close_log_softmax(struct fsm_row *row, double sum, double log) {
     row->undefined = !isfinite(row->max) || isnan(sum);
@@ -280,22 +299,34 @@ static T close_logsumexp(const struct fsm_row *row, double sum, double log, cons
 
 /* ---- The last pass of a row ---- */
 
-static inline vec scaled(vec y, vec hi, vec lo) { return v_fma(y, hi, y * lo); }
-static inline vec shifted(vec x, vec hi, vec lo) { return (x - hi) - lo; }
+/* What the last pass takes from a row, in every lane. */
+struct last {
+    vec hi, lo, peak, top;
+};
 
-static inline void apply_with(vec (*f)(vec, vec, vec), const struct fsm_row *row, const T *x, T *y, size_t n) {
-    vec hi = v_set1((T)row->hi), lo = v_set1((T)row->lo);
+static inline vec scaled(vec y, const struct last *l) { return v_times(y, l->hi, l->lo); }
+static inline vec scaled_peak(vec y, const struct last *l) {
+    return v_select(v_equal(y, l->peak), l->top, scaled(y, l));
+}
+static inline vec shifted(vec x, const struct last *l) { return (x - l->hi) - l->lo; }
+
+static inline void apply_with(vec (*f)(vec, const struct last *), const struct fsm_row *row, const T *x, T *y,
+                              size_t n) {
+    struct last l = {v_set1((T)row->hi), v_set1((T)row->lo), v_set1((T)row->peak), v_set1((T)row->top)};
     size_t i = 0;
     for (; i + 4 * W <= n; i += 4 * W) {
-        UNROLL for (size_t u = 0; u < 4; u++) v_store(y + i + u * W, f(v_load(x + i + u * W), hi, lo));
+        UNROLL
+        for (size_t u = 0; u < 4; u++) v_store(y + i + u * W, f(v_load(x + i + u * W), &l));
     }
-    for (; i + W <= n; i += W) v_store(y + i, f(v_load(x + i), hi, lo));
-    if (i < n) v_store_part(y + i, n - i, f(v_load_part(x + i, n - i, 0), hi, lo));
+    for (; i + W <= n; i += W) v_store(y + i, f(v_load(x + i), &l));
+    if (i < n) v_store_part(y + i, n - i, f(v_load_part(x + i, n - i, 0), &l));
 }
 
 static inline void apply_to(fsm_op op, const struct fsm_row *row, const T *x, T *y, size_t n) {
     if (row->undefined)
         for (size_t i = 0; i < n; i++) y[i] = (T)NAN;
+    else if (op == FSM_SOFTMAX && row->peak > 0)
+        apply_with(scaled_peak, row, y, y, n);
     else if (op == FSM_SOFTMAX)
         apply_with(scaled, row, y, y, n);
     else if (op == FSM_LOG_SOFTMAX)
@@ -304,141 +335,79 @@ static inline void apply_to(fsm_op op, const struct fsm_row *row, const T *x, T 
 
 /* ---- Whole rows ---- */
 
-static void softmax_rows(const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n) {
-    for (; rows--; x += x_pitch, y += y_pitch) {
-        struct fsm_row row = {.max = row_max(x, n)};
-        open_row(&row);
-        close_softmax(&row, sum_row(STORE, &row, x, y, n));
-        apply_to(FSM_SOFTMAX, &row, x, y, n);
-    }
-}
-
-/* log_softmax, logsumexp and logmeanexp of up to BATCH rows, so few that log_softmax finds them in the cache again. */
-static inline void log_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n,
-                            double log_n) {
-    struct fsm_row row[BATCH];
+/* Up to BATCH rows, so few that they stay in the cache, pass by pass: rows do not wait for each other, so that their
+ * latencies overlap (at n = 10 a third faster than row by row). */
+static inline void some_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n,
+                             double log_n) {
+    enum use use = op == FSM_SOFTMAX ? STORE : SKIP_MAX;
+    struct fsm_row row[BATCH] = {{0}};
+    struct fsm_sum sum[BATCH];
     struct stats s;
-    for (size_t i = 0; i < rows; i++) {
-        const T *xi = x + (ptrdiff_t)i * x_pitch;
-        row[i].max = row_max(xi, n);
-        open_row(&row[i]);
-        put_stats(&s, i, &row[i], sum_row(SKIP_MAX, &row[i], xi, NULL, n));
-    }
-    take_logs(&s, rows);
-    for (size_t i = 0; i < rows; i++, x += x_pitch, y += y_pitch) {
-        if (op == FSM_LOG_SOFTMAX) {
-            close_log_softmax(&row[i], s.sum[i], s.log[i]);
-            apply_to(op, &row[i], x, y, n);
-        } else {
-            *y = close_logsumexp(&row[i], s.sum[i], s.log[i] - log_n, x, n);
+#define X(i) (x + (ptrdiff_t)(i)*x_pitch)
+#define Y(i) (y + (ptrdiff_t)(i)*y_pitch)
+    for (size_t i = 0; i < rows; i++) row[i].max = row_max(X(i), n);
+    for (size_t i = 0; i < rows; i++) open_row(&row[i]);
+    for (size_t i = 0; i < rows; i++) sum[i] = sum_row(use, &row[i], X(i), Y(i), n);
+    if (op == FSM_SOFTMAX) {
+        for (size_t i = 0; i < rows; i++) close_softmax(&row[i], sum[i]);
+    } else {
+        for (size_t i = 0; i < rows; i++) put_stats(&s, i, &row[i], sum[i]);
+        take_logs(&s, rows);
+        for (size_t i = 0; i < rows; i++) {
+            if (op == FSM_LOG_SOFTMAX)
+                close_log_softmax(&row[i], s.sum[i], s.log[i]);
+            else
+                *Y(i) = close_logsumexp(&row[i], s.sum[i], s.log[i] - log_n, X(i), n);
         }
     }
+    if (op == FSM_SOFTMAX || op == FSM_LOG_SOFTMAX)
+        for (size_t i = 0; i < rows; i++) apply_to(op, &row[i], X(i), Y(i), n);
+#undef X
+#undef Y
 }
 
-/* ---- Cumulative sums: one element after the other, in double for both types ---- */
-
-struct cumulation {
-    double max, count;  /* of the elements so far; NaN and +inf stay */
-    double hi, lo;      /* sum of the terms of those below the maximum */
-    double top;         /* the term of the maximum */
-    double from;        /* the element that set the base */
-    struct fsm_row row; /* the base */
-};
-
-/* y_i = log sum e^x over all elements up to x_i, for k <= BATCH elements. One copy an ISA, as LOG_STATS. */
-void CUMULATE(FSM_ISA)(struct cumulation *c, const double *x, double *y, size_t k);
-
-#if FSM_DOUBLE
-static double term_of(const struct fsm_row *row, double x) {
-    struct base b = base_of(row);
-    return v_exp(v_set1(x), b.shift, b.lo, b.magic)[0];
-}
-
-static void cumulate_term(struct cumulation *c, double term, double low) {
-    double hi = c->hi + term, back = hi - c->hi;
-    c->lo += ((c->hi - (hi - back)) + (term - back)) + low;
-    c->hi = hi;
-}
-
-/* A base for the new maximum x, far above the old one. The factor of the sums, e^(old shift - new) 2^(old base - new), is
- * exact where both are unshifted; the shifts' difference is exact wherever the factor is not far below all that counts. */
-static void rebase(struct cumulation *c, double x) {
-    struct fsm_row old = c->row, factor = {0};
-    c->from = c->row.max = x;
-    open_row(&c->row);
-    factor.base = c->row.base - old.base;
-    double f = isfinite(c->max) ? term_of(&factor, old.shift - c->row.shift) * BOOST_DOWN : 0;
-    c->hi *= f;
-    c->lo *= f;
-}
-
-static void new_maximum(struct cumulation *c, double x) {
-    double old = c->count * c->top;
-    cumulate_term(c, old, fma(c->count, c->top, -old));
-    if (!(x - c->from <= 277)) rebase(c, x);
-    c->max = x;
-    c->count = 1;
-    c->top = term_of(&c->row, x);
-}
-
-static void cumulate_one(struct cumulation *c, double x) {
-    if (isnan(x) || (x == (double)INFINITY && !isnan(c->max)))
-        c->max = x;
-    else if (x > c->max)
-        new_maximum(c, x);
-    else if (x == c->max)
-        c->count++;
-    else if (isfinite(c->max))
-        cumulate_term(c, term_of(&c->row, x), 0);
-}
-
-void CUMULATE(FSM_ISA)(struct cumulation *c, const double *x, double *y, size_t k) {
-    struct stats s;
-    for (size_t i = 0; i < k; i++) {
-        cumulate_one(c, x[i]);
-        bool plain = isfinite(c->max);
-        c->row.max = plain ? c->max : 0;
-        put_stats(&s, i, plain ? &c->row : &(struct fsm_row){0}, (struct fsm_sum){c->hi, c->lo, c->count});
-        y[i] = c->max;
-    }
-    LOG_STATS(FSM_ISA)(&s, k, 1);
-    for (size_t i = 0; i < k; i++)
-        if (isfinite(y[i])) y[i] += s.log[i];
-}
-#endif
-
-static void cumulate_row(const T *x, T *y, size_t n) {
-    struct cumulation c = {.max = -(double)INFINITY, .from = -(double)INFINITY};
-    for (size_t i = 0; i < n; i += BATCH) {
-        double a[BATCH], b[BATCH];
-        size_t k = n - i < BATCH ? n - i : BATCH;
-        for (size_t j = 0; j < k; j++) a[j] = (double)x[i + j];
-        CUMULATE(FSM_ISA)(&c, a, b, k);
-        for (size_t j = 0; j < k; j++) y[i + j] = isnan(b[j]) ? (T)NAN : (T)b[j];
+static inline void all_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n) {
+    double log_n = op == FSM_LOGMEANEXP ? log_of_count(n) : 0;
+    size_t batch = n < 4096 / BATCH ? BATCH : n < 4096 ? 4096 / n : 1;
+    for (; rows; rows -= batch, x += (ptrdiff_t)batch * x_pitch, y += (ptrdiff_t)batch * y_pitch) {
+        batch = rows < batch ? rows : batch;
+        some_rows(op, x, x_pitch, y, y_pitch, batch, n, log_n);
     }
 }
 
-static void each_element(fsm_op op, const T *x, T *y, size_t n);
+/* ---- Whole rows: any op ---- */
+
+#include "cumulate.h"
+#include "elements.h"
+
+static void one_by_one(fsm_op op, const T *x, T *y, size_t n) {
+    if (op == FSM_LOGCUMSUMEXP)
+        cumulate_row(x, y, n);
+    else if (op == FSM_SIGMOID)
+        map_elements(sigmoid, x, y, n);
+    else
+        map_elements(softplus, x, y, n);
+}
 
 static void kernel_rows(fsm_op op, const void *vx, ptrdiff_t x_pitch, void *vy, ptrdiff_t y_pitch, size_t rows,
                         size_t n) {
     const T *x = vx;
     T *y = vy;
-    if (op == FSM_SOFTMAX) {
-        softmax_rows(x, x_pitch, y, y_pitch, rows, n);
-    } else if (op == FSM_SIGMOID || op == FSM_SOFTPLUS) {
-        for (; rows--; x += x_pitch, y += y_pitch) each_element(op, x, y, n);
-    } else if (op == FSM_LOGCUMSUMEXP) {
-        for (; rows--; x += x_pitch, y += y_pitch) cumulate_row(x, y, n);
-    } else {
-        double log_n = op == FSM_LOGMEANEXP ? log_of_count(n) : 0;
-        size_t batch = n < 4096 / BATCH ? BATCH : n < 4096 ? 4096 / n : 1;
-        for (; rows; rows -= batch) {
-            batch = rows < batch ? rows : batch;
-            log_rows(op, x, x_pitch, y, y_pitch, batch, n, log_n);
-            x += (ptrdiff_t)batch * x_pitch;
-            y += (ptrdiff_t)batch * y_pitch;
-        }
+    switch (op) {
+        case FSM_SOFTMAX:
+            all_rows(FSM_SOFTMAX, x, x_pitch, y, y_pitch, rows, n);
+            break;
+        case FSM_LOG_SOFTMAX:
+            all_rows(FSM_LOG_SOFTMAX, x, x_pitch, y, y_pitch, rows, n);
+            break;
+        case FSM_LOGSUMEXP:
+            all_rows(FSM_LOGSUMEXP, x, x_pitch, y, y_pitch, rows, n);
+            break;
+        case FSM_LOGMEANEXP:
+            all_rows(FSM_LOGMEANEXP, x, x_pitch, y, y_pitch, rows, n);
+            break;
+        default:
+            for (; rows--; x += x_pitch, y += y_pitch) one_by_one(op, x, y, n);
     }
 }
 
@@ -466,38 +435,6 @@ static void kernel_row_close(fsm_op op, struct fsm_row *row, struct fsm_sum tota
 
 static void kernel_apply(fsm_op op, const struct fsm_row *row, const void *x, void *y, size_t n) {
     apply_to(op, row, x, y, n);
-}
-
-/* ---- Elements on their own ---- */
-
-/* e^-|x| with the factor 2^BOOST. */
-static inline vec exp_minus_abs(vec x) {
-    vec minus = (vec)((ivec)x | (ivec)v_set1(-(T)0));
-    return v_exp(minus, v_set1(0), v_set1(-BIAS * FSM_K(LN2)), v_set1(MAGIC + BIAS));
-}
-
-static inline vec sigmoid(vec x) {
-    vec e = exp_minus_abs(x), down = v_set1(BOOST_DOWN);
-    vec top = v_select(v_less(x, v_set1(0)), e, v_set1(BOOST_UP));
-    return top / (v_set1(1) + e * down) * down;
-}
-
-static inline vec softplus(vec x) {
-    vec e = exp_minus_abs(x) * v_set1(BOOST_DOWN);
-    return v_max(v_set1(0), x) + v_log1p_unit(e);
-}
-
-static inline void map_elements(vec (*f)(vec), const T *x, T *y, size_t n) {
-    size_t i = 0;
-    for (; i + W <= n; i += W) v_store(y + i, f(v_load(x + i)));
-    if (i < n) v_store_part(y + i, n - i, f(v_load_part(x + i, n - i, 0)));
-}
-
-static void each_element(fsm_op op, const T *x, T *y, size_t n) {
-    if (op == FSM_SIGMOID)
-        map_elements(sigmoid, x, y, n);
-    else
-        map_elements(softplus, x, y, n);
 }
 
 const struct fsm_kernels TABLE(FSM_ISA, FSM_SUFFIX) = {

@@ -10,9 +10,11 @@
 
 #include "fastsoftmax.h"
 
-/* The order of summation, which no kernel may change: groups of elements (type.h) pairwise to eight lanes, groups to
- * double sums lane by lane, the lanes folded once a block, the blocks added in order. */
+/* The order of summation, which no kernel may change: groups of sixteen elements, their two eights added to eight lanes;
+ * the groups added in double lane by lane (float64: in two parts); the lanes folded once a block; the blocks in order.
+ * Larger groups added pairwise lost: 128 are at most 5 % faster, but softmax of float32 is 3.4 ulp off instead of 2.3. */
 #define FSM_LANES 8
+#define FSM_GROUP 16
 #define FSM_BLOCK 8192
 
 /* A sum in two parts, and how many elements equal to the maximum it leaves out. */
@@ -25,6 +27,7 @@ struct fsm_row {
     double max;         /* NaN dropped */
     double shift, base; /* terms are e^(x - shift) / 2^base, one of the two is 0 */
     double hi, lo;      /* softmax: 1 / sum; log_softmax: logsumexp; in two parts */
+    double peak, top;   /* softmax: the term of a maximum that is nearly all of the sum, and what becomes of it; or 0 */
     bool undefined;     /* the row becomes NaN throughout */
 };
 

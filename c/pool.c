@@ -30,7 +30,7 @@ static bool semaphore_wait(semaphore *s) { return dispatch_semaphore_wait(*s, DI
 typedef sem_t semaphore;
 static bool semaphore_make(semaphore *s) { return sem_init(s, 0, 0) == 0; }
 static void semaphore_post(semaphore *s) { sem_post(s); }
-static bool semaphore_wait(semaphore *s) { return sem_wait(s) == 0; }   /* false: a signal handler ran */
+static bool semaphore_wait(semaphore *s) { return sem_wait(s) == 0; } /* false: a signal handler ran */
 #endif
 
 /* The part of the floating-point environment that changes results: rounding mode, flush to zero, denormals are zero.
@@ -38,9 +38,12 @@ static bool semaphore_wait(semaphore *s) { return sem_wait(s) == 0; }   /* false
    cost a few cycles to read and are written only on a change; fegetenv would also save the whole x87 state. */
 #ifdef __x86_64__
 #include <immintrin.h>
-typedef struct { unsigned sse; unsigned short x87; } fp_mode;   /* x87 for long double, and as fegetround() looks there */
+typedef struct {
+    unsigned sse;
+    unsigned short x87;
+} fp_mode; /* x87 for long double, and as fegetround() looks there */
 static fp_mode fp_mode_get(void) {
-    fp_mode mode = {_mm_getcsr() & ~0x3fU, 0};   /* without the sticky exception flags */
+    fp_mode mode = {_mm_getcsr() & ~0x3fU, 0}; /* without the sticky exception flags */
     __asm__ volatile("fnstcw %0" : "=m"(mode.x87));
     return mode;
 }
@@ -52,38 +55,47 @@ static void fp_mode_set(const fp_mode *mode) {
 static void relax(void) { _mm_pause(); }
 #elif defined __aarch64__
 typedef uint64_t fp_mode;
-static fp_mode fp_mode_get(void) { fp_mode mode; __asm__ volatile("mrs %0, fpcr" : "=r"(mode)); return mode; }
+static fp_mode fp_mode_get(void) {
+    fp_mode mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
 static void fp_mode_set(const fp_mode *mode) {
     if (fp_mode_get() != *mode) __asm__ volatile("msr fpcr, %0" : : "r"(*mode) : "memory");
 }
-static void relax(void) { __asm__ volatile("isb" : : : "memory"); }   /* `yield` is a no-op on most cores */
+static void relax(void) { __asm__ volatile("isb" : : : "memory"); } /* `yield` is a no-op on most cores */
 #else
 #include <fenv.h>
 typedef fenv_t fp_mode;
-static fp_mode fp_mode_get(void) { fp_mode mode; fegetenv(&mode); return mode; }
+static fp_mode fp_mode_get(void) {
+    fp_mode mode;
+    fegetenv(&mode);
+    return mode;
+}
 static void fp_mode_set(const fp_mode *mode) { fesetenv(mode); }
 static void relax(void) { atomic_signal_fence(memory_order_seq_cst); }
 #endif
 
 #ifndef FSM_POOL_SPIN_NS
-#define FSM_POOL_SPIN_NS 50000   /* about what a wake-up costs: spinning longer loses more than sleeping would */
+#define FSM_POOL_SPIN_NS 50000 /* about what a wake-up costs: spinning longer loses more than sleeping would */
 #endif
 enum {
-    SEATS = 256,        /* seat 0 is the caller's, the others are workers */
-    WAKES = 8,          /* sleepers woken by one claim; the woken wake the others, so a big pool is up in two or three steps */
-    STACK = 512 << 10,  /* kernels need little, but glibc takes every library's static TLS out of it */
-    LINE = 128,         /* two cache lines: neighbours are fetched in pairs */
+    SEATS = 256, /* seat 0 is the caller's, the others are workers */
+    WAKES = 8,   /* sleepers woken by one claim; the woken wake the others, so a big pool is up in two or three steps */
+    STACK = 512 << 10, /* kernels need little, but glibc takes every library's static TLS out of it */
+    LINE = 128,        /* two cache lines: neighbours are fetched in pairs */
 };
 
 static struct {
-    _Alignas(LINE) _Atomic uint64_t tickets;    /* unclaimed indices * 256 + the highest seat that may claim */
-    _Alignas(LINE) atomic_size_t unfinished;    /* indices not finished; the caller hands its own in together */
-    _Alignas(LINE) atomic_bool asleep[SEATS];   /* whoever clears it owes that seat one post */
-    _Alignas(LINE) void (*task)(void *, size_t);/* the job: written while no ticket is out, read with a ticket in hand */
+    _Alignas(LINE) _Atomic uint64_t tickets;  /* unclaimed indices * 256 + the highest seat that may claim */
+    _Alignas(LINE) atomic_size_t unfinished;  /* indices not finished; the caller hands its own in together */
+    _Alignas(LINE) atomic_bool asleep[SEATS]; /* whoever clears it owes that seat one post */
+    _Alignas(LINE) void (*task)(void *,
+                                size_t); /* the job: written while no ticket is out, read with a ticket in hand */
     void *context;
     size_t count;
     fp_mode mode;
-    _Alignas(LINE) atomic_bool busy;            /* guards what follows, and being the caller */
+    _Alignas(LINE) atomic_bool busy; /* guards what follows, and being the caller */
     bool fork_handled;
     unsigned workers;
     semaphore semaphores[SEATS];
@@ -108,7 +120,8 @@ static void sleep_until_woken(unsigned seat) {
     atomic_store(&pool.asleep[seat], true);
     if (ready(seat) && atomic_exchange(&pool.asleep[seat], false)) return;
     int cancel;
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);   /* a caller cancelled here would leave a job without owner */
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE,
+                           &cancel); /* a caller cancelled here would leave a job without owner */
     while (!semaphore_wait(&pool.semaphores[seat])) continue;
     pthread_setcancelstate(cancel, &cancel);
 }
@@ -129,8 +142,12 @@ static void wait_until_ready(unsigned seat) {
         if (spins % 32) continue;
         sched_yield();
         const int64_t now = now_ns();
-        if (start == 0) start = now;
-        else if (now - start > FSM_POOL_SPIN_NS) { sleep_until_woken(seat); start = 0; }
+        if (start == 0)
+            start = now;
+        else if (now - start > FSM_POOL_SPIN_NS) {
+            sleep_until_woken(seat);
+            start = 0;
+        }
     }
 }
 
@@ -147,7 +164,7 @@ static size_t take_part(unsigned seat) {
         if (seat) fp_mode_set(&pool.mode);
         pool.task(pool.context, pool.count - left);
         ran++;
-        if (seat && atomic_fetch_sub(&pool.unfinished, 1) == 1) wake(0);   /* from here on the job may be gone */
+        if (seat && atomic_fetch_sub(&pool.unfinished, 1) == 1) wake(0); /* from here on the job may be gone */
         tickets = atomic_load(&pool.tickets);
     }
     return ran;
@@ -211,7 +228,7 @@ void fsm_pool_run(void (*task)(void *context, size_t index), void *context, size
     pool.context = context;
     pool.count = count;
     pool.mode = fp_mode_get();
-    atomic_store_explicit(&pool.unfinished, count, memory_order_relaxed);   /* published by the store of the tickets */
+    atomic_store_explicit(&pool.unfinished, count, memory_order_relaxed); /* published by the store of the tickets */
     atomic_store(&pool.tickets, (uint64_t)count * SEATS + helpers);
     const size_t ran = take_part(0);
     if (atomic_fetch_sub(&pool.unfinished, ran) != ran) wait_until_ready(0);

@@ -11,13 +11,12 @@
 typedef double T;
 typedef int64_t bits_t;
 #define FSM_K(name) FSM_F64_##name
-#define MAGIC 0x1.8p52     /* z + MAGIC rounds z to an integer and leaves it in the low mantissa bits */
-#define MANTISSA 52        /* bits to shift an integer up by to make it an exponent */
-#define BOOST 54           /* terms carry 2^BOOST, so that a subnormal result is rounded once only */
-#define BIAS (1023 + 54)   /* exponent field of a term of value 2^0 */
-#define SHIFT_FROM 1500.0  /* from this |max| on every x that matters is within a factor of two of it: x - max is exact */
+#define MAGIC 0x1.8p52    /* z + MAGIC rounds z to an integer and leaves it in the low mantissa bits */
+#define MANTISSA 52       /* bits to shift an integer up by to make it an exponent */
+#define BOOST 54          /* terms carry 2^BOOST, so that a subnormal result is rounded once only */
+#define BIAS (1023 + 54)  /* exponent field of a term of value 2^0 */
+#define SHIFT_FROM 1500.0 /* from this |max| on, x - max is exact for every x that matters */
 #define SQRT_HALF 0x1.6a09e667f3bcdp-1
-#define FSM_GROUP 32       /* elements added pairwise before a sum in two parts takes them up */
 #else
 typedef float T;
 typedef int32_t bits_t;
@@ -27,7 +26,6 @@ typedef int32_t bits_t;
 #define BOOST 24
 #define BIAS (127 + 24)
 #define SHIFT_FROM 210.0f
-#define FSM_GROUP 128
 #endif
 
 /* 2^BOOST and its inverse. */

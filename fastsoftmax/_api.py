@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ def softmin(
     >>> softmin(np.array([0, 1, 3], np.uint8)).round(4)
     array([0.7054, 0.2595, 0.0351])
     """
-    return map_rows("softmin", x, axis, dtype, out, backend)
+    return map_rows("softmax", x, axis, dtype, out, backend, negate=True)
 
 
 def hardmax(
@@ -292,6 +293,8 @@ def softplus(
     >>> softplus([-1000.0, 0.0, 90.0], beta=2.0).round(4)
     array([ 0.    ,  0.3466, 90.    ])
     """
+    if not isinstance(beta, numbers.Real):
+        raise TypeError(f"beta: a real number expected, not {beta!r}")
     if not 0 < beta < math.inf:
         raise ValueError(f"beta: a finite number above 0 expected, not {beta}")
-    return map_elements("softplus", x, dtype, out, backend, beta)
+    return map_elements("softplus", x, dtype, out, backend, beta=beta)

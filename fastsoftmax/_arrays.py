@@ -93,7 +93,7 @@ def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Arra
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out: an ndarray expected, not {type(out).__name__}")
     refuse_masked(out, "out")
-    plain = out.view(np.ndarray)
+    plain: Array = out if type(out) is np.ndarray else out.view(np.ndarray)
     if plain.shape != shape:
         raise ValueError(f"out: shape {plain.shape} given, the result has shape {shape}")
     if plain.dtype != dtype:
@@ -116,7 +116,7 @@ def _overlaps_itself(y: Array) -> bool:
 
 def same_memory(x: Array, y: Array) -> bool:
     """Whether y is x, element for element."""
-    return (
+    return x is y or (
         x.shape == y.shape
         and x.strides == y.strides
         and x.dtype == y.dtype
@@ -200,9 +200,9 @@ def reduced_shapes(
 
 def deliver(y: Array, result: np.dtype[Any], target: Array | None, out: Array | None) -> Array:
     """y rounded to the dtype of the result, and in out if there is one."""
-    with np.errstate(all="ignore"):
-        if target is None or out is None:
-            return y.astype(result, copy=False)
-        if y is not target:
+    if out is None or target is None:
+        return convert(y, result)
+    if y is not target:
+        with np.errstate(all="ignore"):
             np.copyto(target, y, casting="unsafe")
     return out

@@ -1,7 +1,7 @@
 """One call: from what the caller gave, over rows, to what the caller gets. Knows axes, dtypes and out; no formulas.
 
-A contiguous float32 or float64 array along its last axis takes a short way to the same `run`; everything else is
-brought into a form that a backend takes: native, aligned, apart from the output, seen as (outer, n, inner).
+A small contiguous array of float32 or float64 along its last axis goes straight to a backend's `run`. Everything else
+is first brought into a form that `run` takes: native, aligned, apart from the output, seen as (outer, n, inner).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy import empty, ndarray
 from numpy.typing import ArrayLike
 
 from . import _backends, _dispatch
@@ -33,59 +34,76 @@ from ._arrays import (
     same_memory,
     work_dtype,
 )
-from ._config import resolve
+from ._config import get_num_threads, resolve
+from ._dispatch import small
 
 EXACT = 1 << 53  # integers up to here are exact in float64
-SHIFTED = ("softmax", "softmin", "log_softmax", *_backends.ROW_REDUCTIONS)
+SHIFTED = ("softmax", "log_softmax", *_backends.ROW_REDUCTIONS)  # what can be had from differences within a row
 WIDER: dict[np.dtype[Any], np.dtype[Any]] = {FLOAT32: FLOAT64, FLOAT64: np.dtype(np.longdouble)}
 
 
-def map_rows(op: str, x: ArrayLike, axis: Any, dtype: DTypeArg, out: Array | None, backend: str | None) -> Array:
-    """softmax and its like: an array of the shape of x."""
-    if type(x) is np.ndarray and type(axis) is int and dtype is None and out is None and backend is None:
+def map_rows(
+    op: str, x: ArrayLike, axis: Any, dtype: DTypeArg, out: Array | None, backend: str | None, *, negate: bool = False
+) -> Array:
+    """softmax and its like, of x or of -x: an array of the shape of x."""
+    if type(x) is ndarray and type(axis) is int and dtype is None and out is None and backend is None and not negate:
         kind = x.dtype
         if (kind is FLOAT32 or kind is FLOAT64) and x.flags.carray:
             shape, size = x.shape, x.size
-            limit, run = _dispatch.small[op]
+            limit, run = small[op]
             if 0 < size < limit and shape and (axis == -1 or axis == len(shape) - 1):
                 n = shape[-1]
-                y = np.empty(shape, kind)
+                y = empty(shape, kind)
                 run(op, x, y, size // n, n, 1, 1)
                 return y
-    return _map(op, as_array(x, "x"), axis, dtype, out, backend)
+    return _map(op, as_array(x, "x"), axis, dtype, out, backend, negate=negate)
 
 
 def reduce_rows(
     op: str, a: ArrayLike, axis: Any, dtype: DTypeArg, out: Array | None, backend: str | None, keepdims: bool
 ) -> Any:
-    """logsumexp and its like: one number a row; a NumPy scalar if there is one row and no axis left."""
-    if type(a) is np.ndarray and dtype is None and out is None and backend is None and not keepdims:
+    """logsumexp and its like: one number a row; a NumPy scalar if no axis is left."""
+    if type(a) is ndarray and dtype is None and out is None and backend is None and not keepdims:
         kind = a.dtype
         if (kind is FLOAT32 or kind is FLOAT64) and a.flags.carray:
-            shape, size = a.shape, a.size
-            limit, run = _dispatch.small[op]
-            if 0 < size < limit:
-                if axis is None:
-                    y = np.empty((), kind)
-                    run(op, a, y, 1, size, 1, 1)
-                    return y[()]
-                if type(axis) is int and shape and (axis == -1 or axis == len(shape) - 1):
-                    n = shape[-1]
-                    y = np.empty(shape[:-1], kind)
-                    run(op, a, y, size // n, n, 1, 1)
-                    return y[()]
+            shape, n = a.shape, a.size
+            limit, run = small[op]
+            if 0 < n < limit and (axis is None or (type(axis) is int and shape and axis in (-1, len(shape) - 1))):
+                rows, left = 1, ()
+                if axis is not None:
+                    rows, n, left = n // shape[-1], shape[-1], shape[:-1]
+                y = empty(left, kind)
+                run(op, a, y, rows, n, 1, 1)
+                return y[()]
     return _reduce(op, as_array(a, "a"), axis, dtype, out, backend, keepdims)
 
 
 def map_elements(
-    op: str, x: ArrayLike, dtype: DTypeArg, out: Array | None, backend: str | None, beta: float = 1.0
+    op: str, x: ArrayLike, dtype: DTypeArg, out: Array | None, backend: str | None, *, beta: float = 1.0
 ) -> Array:
-    """sigmoid and softplus: every element for itself; f(beta x) / beta."""
-    return _map(op, as_array(x, "x"), (), dtype, out, backend, beta)
+    """sigmoid and softplus, f(beta x) / beta: every element for itself."""
+    if type(x) is ndarray and dtype is None and out is None and backend is None and beta == 1:
+        kind = x.dtype
+        if (kind is FLOAT32 or kind is FLOAT64) and x.flags.carray:
+            size = x.size
+            limit, run = small[op]
+            if 0 < size < limit:
+                y = empty(x.shape, kind)
+                run(op, x, y, 1, size, 1, 1)
+                return y
+    return _map(op, as_array(x, "x"), (), dtype, out, backend, beta=beta)
 
 
 def _map(
-    op: str, x: Array, axis: Any, dtype: DTypeArg, out: Array | None, backend: str | None, beta: float = 1.0
+    op: str,
+    x: Array,
+    axis: Any,
+    dtype: DTypeArg,
+    out: Array | None,
+    backend: str | None,
+    *,
+    negate: bool = False,
+    beta: float = 1.0,
 ) -> Array:
     result, axes = result_dtype(x.dtype, dtype, "x"), normalize_axes(axis, x.ndim)
     if backend is not None:
@@ -94,18 +112,18 @@ def _map(
     if x.size == 0:
         return np.empty(x.shape, result) if out is None else out
 
-    work, _ = load(x, result, axes, op)
+    work, _ = load(op, x, result, axes, negate)
     if beta != 1:  # in a wider type, or e^(beta x) would be off by |beta x| ulp
         with np.errstate(all="ignore"):
-            work = work.astype(WIDER.get(work.dtype, work.dtype)) * beta
+            work = np.asarray(work.astype(WIDER.get(work.dtype, work.dtype)) * beta)
     if target is not None and target.dtype == work.dtype and target.flags.aligned:
         y = target
         if work is x and not same_memory(x, y) and overlap(x, y):
             work = x.copy()
     else:
-        y = np.empty_like(x, subok=False) if work is x else work
+        y = np.empty_like(x) if work is x else work
 
-    execute("softmax" if op == "softmin" else op, work, y, axes, backend)
+    execute(op, work, y, axes, backend)
     if beta != 1:
         with np.errstate(all="ignore"):
             y /= beta
@@ -120,39 +138,37 @@ def _reduce(
         backend = resolve(backend)
     kept, shape = reduced_shapes(a.shape, axes, keepdims)
     target = None if out is None else check_out(out, shape, result)
+
     if a.size == 0:
-        y = np.full(shape, np.nan if op == "logmeanexp" else -np.inf, result)
-        delivered = deliver(y, result, target, out)
-        return delivered[()] if out is None else out
-
-    work, top = load(a, result, axes, op)
-    if target is not None and target.dtype == work.dtype and target.flags.aligned:
-        y = target.reshape(kept)
-        if work is a and overlap(a, y):
-            work = a.copy()
+        y = np.full(kept, np.nan if op == "logmeanexp" else -np.inf, result)
     else:
-        y = np.empty(kept, work.dtype)
-
-    execute(op, work, y, axes, backend)
-    if top is not None:
-        y += top
+        work, top = load(op, a, result, axes)
+        if target is not None and target.dtype == work.dtype and target.flags.aligned:
+            y = target.reshape(kept)
+            if work is a and overlap(a, y):
+                work = a.copy()
+        else:
+            y = np.empty(kept, work.dtype)
+        execute(op, work, y, axes, backend)
+        if top is not None:
+            y += top
     delivered = deliver(y.reshape(shape), result, target, out)
     return delivered[()] if out is None else out
 
 
 def hardmax_rows(x: ArrayLike, axis: Any, dtype: DTypeArg, out: Array | None, backend: str | None) -> Array:
     """One-hot of the first maximum. NumPy's argmax does all the work, so every backend is this one."""
-    array = as_array(x, "x")
-    result, axes = result_dtype(array.dtype, dtype, "x"), normalize_axes(axis, array.ndim)
+    x = as_array(x, "x")
+    result, axes = result_dtype(x.dtype, dtype, "x"), normalize_axes(axis, x.ndim)
     if backend is not None:
         resolve(backend)
-    target = None if out is None else check_out(out, array.shape, result)
-    y = np.zeros(array.shape, result)
-    if array.size:
-        if array.dtype.kind not in "biu" or dtype is not None:
-            array = convert(convert(array, result), work_dtype(result))
-        moved = rows_last(array, axes)
-        rows = moved.reshape(-1, math.prod(array.shape[i] for i in axes))
+    target = None if out is None else check_out(out, x.shape, result)
+    y = np.zeros(x.shape, result)
+    if x.size:
+        if x.dtype.kind not in "biu" or dtype is not None:
+            x = convert(convert(x, result), work_dtype(result))
+        moved = rows_last(x, axes)
+        rows = moved.reshape(-1, math.prod(x.shape[i] for i in axes))
         first = rows.argmax(axis=1)[:, None]
         hot = np.zeros(rows.shape, result)
         np.put_along_axis(hot, first, 1, axis=1)
@@ -161,23 +177,25 @@ def hardmax_rows(x: ArrayLike, axis: Any, dtype: DTypeArg, out: Array | None, ba
     return deliver(y, result, target, out)
 
 
-def load(x: Array, result: np.dtype[Any], axes: tuple[int, ...], op: str) -> tuple[Array, Array | None]:
-    """x (softmin: -x) in the dtype to work in, x itself where it can be; and what was taken off integers too big."""
+def load(
+    op: str, x: Array, result: np.dtype[Any], axes: tuple[int, ...], negate: bool = False
+) -> tuple[Array, Array | None]:
+    """x or -x in the dtype to work in, x itself where it can be; and what was taken off integers that are too big."""
     big = x.dtype.kind in "iu" and x.itemsize == 8 and (x.max() > EXACT or x.min() < -EXACT)
     if big and result == FLOAT64 and op in SHIFTED:
-        return shift_integers(x, axes, negate=op == "softmin")
+        return shift_integers(x, axes, negate)
     work = convert(convert(x, result), work_dtype(result))
-    if op == "softmin":
+    if negate:
         work = np.negative(work, out=np.empty_like(work) if work is x else work)
     return work, None
 
 
 def shift_integers(x: Array, axes: tuple[int, ...], negate: bool) -> tuple[Array, Array]:
-    """x (negated: -x) less its maximum, and that maximum: differences of 64-bit integers are exact modulo 2^64."""
+    """x (or -x) less its maximum, and the maximum: differences of 64-bit integers are exact modulo 2^64."""
     top = x.min(axis=axes, keepdims=True) if negate else x.max(axis=axes, keepdims=True)
     high, low = (x, top) if negate else (top, x)
-    distance = np.asarray(high.astype(np.uint64) - low.astype(np.uint64)).astype(np.float64)
-    return np.negative(distance, out=distance), top.astype(np.float64)
+    below = np.asarray(high.astype(np.uint64) - low.astype(np.uint64)).astype(np.float64)
+    return np.negative(below, out=below), top.astype(np.float64)
 
 
 def execute(op: str, x: Array, y: Array, axes: tuple[int, ...], backend: str | None) -> None:
@@ -197,7 +215,7 @@ def execute(op: str, x: Array, y: Array, axes: tuple[int, ...], backend: str | N
 
 def run(op: str, rows: Rows, backend: str | None) -> None:
     x, y, outer, n, inner = rows
-    choice = _dispatch.choose(op, x.dtype, outer * inner, n, backend)
+    choice = _dispatch.choose(op, x.dtype, outer * inner, n, backend, get_num_threads())
     _backends.load(choice.backend).run(op, x, y, outer, n, inner, choice.threads)
 
 
@@ -213,7 +231,7 @@ def explain(
     axis : int, tuple of ints or None
         The axis or axes that make a row; None is all of them.
     op : str
-        "softmax", "log_softmax", "logcumsumexp", "logsumexp", "logmeanexp", "sigmoid" or "softplus".
+        The name of the function.
     dtype, backend
         As they would be given to the function.
 
@@ -228,9 +246,9 @@ def explain(
     >>> print(fastsoftmax.explain(np.zeros((4, 10)), backend="numpy"))
     softmax of 4 x 10 float64: numpy, 1 thread (asked for by backend=; numpy uses one thread)
     """
-    if op not in _backends.OPS:
-        raise ValueError(f"op: {op!r} is unknown; there are {', '.join(_backends.OPS)}")
+    if op not in _dispatch.SPLIT:
+        raise ValueError(f"op: {op!r} is unknown; there are {', '.join(_dispatch.SPLIT)}")
     array = as_array(x, "x")
     work = work_dtype(result_dtype(array.dtype, dtype, "x"))
     n = math.prod(array.shape[i] for i in normalize_axes(axis, array.ndim))
-    return _dispatch.choose(op, work, array.size // max(n, 1), n, backend)
+    return _dispatch.choose(op, work, array.size // max(n, 1), n, backend, get_num_threads())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from . import _backends, _config
 
 #: Elements of float32 that make about 40 us of work: below, waking a thread costs more than it saves.
-SPLIT = {op: 1 << 17 for op in _backends.OPS} | {"logcumsumexp": 1 << 15}
+SPLIT = {op: 1 << 17 for op in (*_backends.OPS, "softmin", "hardmax")} | {"logcumsumexp": 1 << 15}
 #: Without the C part, elements below which NumPy is done before Numba has started its threads.
 NUMPY_BELOW = 1 << 15
 
@@ -23,7 +24,7 @@ class Choice:
     op: str
     backend: str
     threads: int
-    dtype: str
+    dtype: np.dtype[Any]
     rows: int
     n: int
     reason: str
@@ -33,18 +34,21 @@ class Choice:
         return f"{self.op} of {self.rows} x {self.n} {self.dtype}: {self.backend}, {threads} ({self.reason})"
 
 
-def choose(op: str, dtype: np.dtype[Any], rows: int, n: int, backend: str | None = None) -> Choice:
-    """The backend for one call; `backend` as the caller named it."""
+@functools.lru_cache(maxsize=256)
+def choose(op: str, dtype: np.dtype[Any], rows: int, n: int, backend: str | None, most: int) -> Choice:
+    """The backend for one call, `backend` as the caller named it, and how many of at most `most` threads."""
     elements = rows * n
-    name, reason = _backend(dtype, elements, backend)
-    threads, why = _threads(op, dtype, elements, name)
-    return Choice(op, name, threads, dtype.name, rows, n, f"{reason}; {why}")
+    name, reason = _backend(op, dtype, elements, backend)
+    threads, why = _threads(op, dtype, elements, name, most)
+    return Choice(op, name, threads, dtype, rows, n, f"{reason}; {why}")
 
 
-def _backend(dtype: np.dtype[Any], elements: int, backend: str | None) -> tuple[str, str]:
+def _backend(op: str, dtype: np.dtype[Any], elements: int, backend: str | None) -> tuple[str, str]:
     asked = _config.resolve(backend) if backend is not None else _config.default_backend()
-    if dtype.name not in ("float32", "float64"):
-        return "numpy", f"only numpy computes in {dtype.name}"
+    if op == "hardmax":
+        return "numpy", "argmax is NumPy's own"
+    if dtype.char not in "fd":
+        return "numpy", f"only numpy computes in {dtype}"
     if asked is not None:
         return asked, "asked for by backend=" if backend is not None else "asked for by FASTSOFTMAX_BACKEND"
     best = _config.backends()[0]
@@ -55,13 +59,12 @@ def _backend(dtype: np.dtype[Any], elements: int, backend: str | None) -> tuple[
     return best, "no C part" if best == "numba" else "neither the C part nor numba"
 
 
-def _threads(op: str, dtype: np.dtype[Any], elements: int, name: str) -> tuple[int, str]:
+def _threads(op: str, dtype: np.dtype[Any], elements: int, name: str, most: int) -> tuple[int, str]:
     if name == "numpy":
         return 1, "numpy uses one thread"
     limit = SPLIT[op] * 4 // dtype.itemsize
     if elements < limit:
         return 1, f"fewer than {limit} elements do not pay for threads"
-    most = _config.get_num_threads()
     return min(most, elements // (limit // 2)), f"of {most} at most"
 
 
@@ -70,7 +73,7 @@ class _Small(dict[str, tuple[int, Callable[..., None]]]):
 
     def __missing__(self, op: str) -> tuple[int, Callable[..., None]]:
         limit = min(NUMPY_BELOW, SPLIT[op] // 2)
-        name = choose(op, np.dtype(np.float64), 1, 1).backend
+        name = choose(op, np.dtype(np.float64), 1, 1, None, 1).backend
         self[op] = limit, _backends.load(name).run
         return self[op]
 

@@ -46,9 +46,9 @@ def weighted_logsumexp(
     if backend is not None:
         resolve(backend)
     arrays = [as_array(a, "a")] + ([] if b is None else [as_array(b, "b")])
-    for array, name in zip(arrays, "ab", strict=False):
-        result_dtype(array.dtype, None, name, complex_too=True)  # refuses what is not a number
-    result = result_dtype(np.result_type(*arrays), dtype, "a", complex_too=True)
+    floats = [result_dtype(x.dtype, None, name, complex_too=True) for x, name in zip(arrays, "ab", strict=False)]
+    given = [x.dtype for x in arrays] if all(x.dtype.kind != "V" for x in arrays) else floats  # bfloat16 knows no ints
+    result = result_dtype(np.result_type(*given), dtype, "a", complex_too=True)
     arrays = list(_broadcast(arrays))
     axes = normalize_axes(axis, arrays[0].ndim)
     _, shape = reduced_shapes(arrays[0].shape, axes, keepdims)
@@ -88,7 +88,9 @@ def _rows_of(arrays: list[Array], axes: tuple[int, ...], result: np.dtype[Any]) 
         with np.errstate(all="ignore"):
             for i in range(0, count, step):
                 tile = slice(i, i + step)
-                logs[tile], totals[tile] = _log_sums(*(convert(row[tile], result).astype(wide) for row in rows))
+                logs[tile], totals[tile] = _log_sums(
+                    *(convert(row[tile], result).astype(wide, order="C") for row in rows)
+                )
     return logs, totals
 
 

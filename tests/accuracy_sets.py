@@ -83,6 +83,13 @@ def _subnormal_results(dtype):
     return x
 
 
+def _dominated(dtype):
+    """One element well above the others: nearly all of the sum's and the product's rounding shows."""
+    x = _rng(18).normal(0, 4, (3000, 100))
+    x[:, 0] = _rng(19).uniform(10, 30, 3000)
+    return x
+
+
 def _around_the_shift(dtype):
     """Maxima on both sides of the threshold where a kernel may change how it takes the maximum out."""
     limit = 2 * (WIDTH[dtype] + 1)
@@ -115,6 +122,7 @@ ROW_SETS = {
     "subnormal inputs": _subnormal,
     "near the largest": _near_the_top,
     "subnormal results": _subnormal_results,
+    "dominated": _dominated,
     "around the shift": _around_the_shift,
 }
 

@@ -22,8 +22,8 @@ def packed_field(x):
 def stepped(x, steps):
     """A view with every `steps`-th element of something larger along each axis; the gaps hold NaN."""
     big = np.full([n * abs(s) + abs(s) for n, s in zip(x.shape, steps, strict=True)], np.nan, x.dtype)
-    view = big[tuple(slice(1, 1 + n * abs(s), abs(s)) for n, s in zip(x.shape, steps, strict=True))]
-    view = view[tuple(slice(None, None, -1) if s < 0 else slice(None) for s in steps)]
+    view = big[(*(slice(1, 1 + n * abs(s), abs(s)) for n, s in zip(x.shape, steps, strict=True)), ...)]
+    view = view[(*(slice(None, None, -1) if s < 0 else slice(None) for s in steps), ...)]
     view[...] = x
     return view
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import decimal
+import warnings
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_axis_may_be_any_int_like(backend):
             return 1
 
     x = data((3, 4), "f8")
-    for axis in (np.int8(1), np.uint64(1), Index(), True):
+    for axis in (np.int8(1), np.uint64(1), Index()):
         assert_array_equal(fsm.softmax(x, axis=axis, backend=backend), fsm.softmax(x, axis=1, backend=backend))
 
 
@@ -271,8 +272,8 @@ def test_python_numbers_that_numpy_holds_as_objects(f):
 @named(ALL)
 def test_matrix_is_refused_or_right(f, backend):
     values = data((3, 3), "f8")
-    with np.testing.suppress_warnings() as quiet:
-        quiet.filter(PendingDeprecationWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
         x = values.view(np.matrix)
         try:
             got = call(f, x, backend=backend)

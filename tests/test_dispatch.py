@@ -39,10 +39,10 @@ def test_show_config_says_when_the_c_part_is_missing():
 @pytest.mark.parametrize("op", OPS)
 def test_explain_says_what_where_and_why(op, backend, dtype):
     choice = fsm.explain(np.zeros((3, 50), dtype), op=op, backend=backend)
-    assert choice.backend == backend
+    assert choice.backend == ("numpy" if op == "hardmax" else backend)  # hardmax is an argmax: nothing to compute
     assert choice.threads >= 1
     assert choice.reason
-    assert backend in str(choice)
+    assert choice.backend in str(choice)
     assert op in str(choice)
 
 

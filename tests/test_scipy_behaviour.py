@@ -85,14 +85,17 @@ def test_same_shapes_and_values(axis, keepdims, backend, dtype):
 )
 @pytest.mark.parametrize("b", [None, 1.0, -1.0, 0.0, [1.0, 0.0], [0.0, 1.0], [1.0, -1.0], [np.nan, 1.0], [np.inf, 1.0]])
 def test_same_special_values_of_logsumexp(a, b, backend):
-    if isinstance(b, list):
-        b = b[: len(a)]
+    b = np.resize(1.0 if b is None else b, len(a))
     mine = fsm.logsumexp(a, b=b, return_sign=True, backend=backend)
+    # SciPy means to drop a term of weight zero, but lets inf or NaN through if the result is not finite: drop it here
+    a, b = np.asarray(a)[b != 0], b[b != 0]
     other = scipy_special.logsumexp(a, b=b, return_sign=True)
     assert_array_equal(mine[0], other[0])
-    if not np.isnan(mine[0]):
+    if not np.isnan(mine[0]) and a.size:
         assert_array_equal(mine[1], other[1])
-    assert_array_equal(fsm.logsumexp(a, b=b, backend=backend), scipy_special.logsumexp(a, b=b))
+    want = scipy_special.logsumexp(a, b=b)
+    assert_array_equal(fsm.logsumexp(a, b=b, backend=backend), want)
+    assert_array_equal(fsm.logsumexp(a, b=None if (b == 1).all() else b, backend=backend), want)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -103,7 +106,7 @@ def test_deliberate_differences(backend):
     assert_array_equal(fsm.log_softmax(x, backend=backend), [np.nan, np.nan])
     # unsigned integers wrap in SciPy
     small = np.array([0, 1, 3], np.uint8)
-    assert np.isnan(scipy_special.softmax(small)).all()
+    assert np.isnan(scipy_special.softmax(small)).any()
     assert_allclose(fsm.softmax(small, backend=backend), scipy_special.softmax(small.astype(float)))
     # nothing to normalise: SciPy raises
     with pytest.raises(ValueError, match="zero-size"):

@@ -83,8 +83,7 @@ OCR_HEADS = slice(0, 4)
 
 # Article 1 of the Universal Declaration of Human Rights, without vowel marks.
 ARABIC_TEXT = (
-    "يولد جميع الناس أحرارا متساوين في الكرامة والحقوق، "
-    "وقد وهبوا عقلا وضميرا وعليهم أن يعامل بعضهم بعضا بروح الإخاء."
+    "يولد جميع الناس أحرارا متساوين في الكرامة والحقوق، وقد وهبوا عقلا وضميرا وعليهم أن يعامل بعضهم بعضا بروح الإخاء."
 )
 
 MINILM_TEXTS = (
@@ -162,14 +161,10 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def run_tapped(
-    path: Path, feed: Arrays
-) -> tuple[onnx.ModelProto, list[tuple[F32, F32]], list[npt.NDArray[Any]]]:
+def run_tapped(path: Path, feed: Arrays) -> tuple[onnx.ModelProto, list[tuple[F32, F32]], list[npt.NDArray[Any]]]:
     """Run a model with the two ends of its Softmax nodes made outputs.
 
     Returns:
@@ -182,9 +177,7 @@ def run_tapped(
     taps = [(node.input[0], node.output[0]) for node in nodes]
     names = [*own, *(name for tap in taps for name in tap if name not in own)]
     for name in names[len(own) :]:
-        model.graph.output.append(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-        )
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     out = dict(zip(names, session(model).run(names, feed), strict=True))
     for node in nodes:
         axis = next(a.i for a in node.attribute if a.name == "axis")
@@ -263,10 +256,7 @@ def minilm_forward(
         and the sentence embeddings (mean over the tokens, unit length).
     """
     node = helper.make_node("Softmax", ["x"], ["y"], axis=-1)
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4)
-        for name in "xy"
-    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in "xy"]
     graph = helper.make_graph([node], "softmax", ends[:1], ends[1:])
     opset = [helper.make_opsetid("", 17)]
     softmax = session(helper.make_model(graph, opset_imports=opset, ir_version=8))
@@ -296,10 +286,7 @@ def minilm_forward(
     all_scores, all_attention = [], []
     for layer in range(MINILM_LAYERS):
         base = f"encoder.layer.{layer}"
-        query, key, value = (
-            heads(linear(x, f"{base}.attention.self.{name}"))
-            for name in ("query", "key", "value")
-        )
+        query, key, value = (heads(linear(x, f"{base}.attention.self.{name}")) for name in ("query", "key", "value"))
         scale = np.float32(query.shape[-1] ** -0.5)
         scores = np.ascontiguousarray(query @ key.transpose(0, 1, 3, 2) * scale)
         scores += padding

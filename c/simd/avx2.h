@@ -99,3 +99,5 @@ static inline void v_widen(const vec lanes[1], dvec d[2]) {
     d[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(lanes[0], 1));
 }
 #endif
+
+static inline vec v_times(vec a, vec hi, vec lo) { return v_fma(a, hi, a * lo); }

@@ -59,8 +59,9 @@ static inline vec v_load_part(const T *p, size_t k, T fill) {
 }
 static inline void v_store_part(T *p, size_t k, vec a) { _mm512_mask_storeu_ps(p, first_lanes(k), a); }
 
-/* The sixteen lanes' sums to eight (lane l and l + 8), widened. */
-static inline void v_widen(vec s, dvec d[1]) {
-    d[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(s) + _mm512_extractf32x8_ps(s, 1));
+static inline void v_widen(const vec s[1], dvec d[1]) {
+    d[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(s[0]) + _mm512_extractf32x8_ps(s[0], 1));
 }
 #endif
+
+static inline vec v_times(vec a, vec hi, vec lo) { return v_fma(a, hi, a * lo); }

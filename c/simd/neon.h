@@ -63,3 +63,5 @@ static inline vec v_load_part(const T *p, size_t k, T fill) {
 static inline void v_store_part(T *p, size_t k, vec a) {
     for (size_t i = 0; i < k; i++) p[i] = a[i];
 }
+
+static inline vec v_times(vec a, vec hi, vec lo) { return v_fma(a, hi, a * lo); }

@@ -5,12 +5,12 @@
  *   + - * / & | << >>     the compiler's own, on vec and ivec (GCC's vector extension); casts between them keep the bits
  *   v_set1 v_load v_store
  *   v_load_part(p, k, fill), v_store_part(p, k, a)   the first k < W lanes only; no byte beyond them is touched
- *   v_fma(a, b, c) = a*b + c     v_fnma(a, b, c) = c - a*b
+ *   v_fma(a, b, c) = a*b + c     v_fnma(a, b, c) = c - a*b     v_times(a, hi, lo) = a*(hi + lo), rounded once
  *   v_max(a, b)           a NaN in b is kept, one in a may be dropped
  *   v_equal v_less v_select(m, a, b) = m ? a : b     v_zero_if(m, a) = m ? +0 : a     v_count(m) = lanes that hold
  *   v_largest(a)          the largest lane
  *   dvec, DOUBLES         a vector of doubles, for sums
- *   v_widen(s, d)         float32 only: the eight lane sums as doubles
+ *   v_widen(s, d)         float32 only: the eight lane sums as doubles; where W = 16, of the two halves added
  */
 #define FSM_FMA 0
 #include "../type.h"
@@ -32,6 +32,20 @@ static inline void v_store_part(T *p, size_t k, vec a) {
 }
 static inline vec v_fma(vec a, vec b, vec c) { return a * b + c; }
 static inline vec v_fnma(vec a, vec b, vec c) { return c - a * b; }
+#if FSM_DOUBLE /* the product in two parts, after Veltkamp and Dekker (1971) */
+static inline vec upper_half(vec a) {
+    vec c = a * v_set1(0x1p27 + 1);
+    return c - (c - a);
+}
+static inline vec v_times(vec a, vec hi, vec lo) {
+    vec ah = upper_half(a), al = a - ah, hh = upper_half(hi), hl = hi - hh, p = a * hi;
+    return p + ((((ah * hh - p) + ah * hl) + al * hh) + al * hl + a * lo);
+}
+#else
+static inline vec v_times(vec a, vec hi, vec lo) {
+    return (vec){(float)((double)a[0] * ((double)hi[0] + (double)lo[0]))};
+}
+#endif
 static inline vec v_max(vec a, vec b) { return a[0] > b[0] ? a : b; }
 static inline mask v_equal(vec a, vec b) { return (mask)(a == b); }
 static inline mask v_less(vec a, vec b) { return (mask)(a < b); }

@@ -43,12 +43,7 @@ class BackendModule(Protocol):
 
 
 def module(kind: str) -> BackendModule:
-    try:
-        return cast(BackendModule, importlib.import_module(f"{__name__}.{kind}"))
-    except ModuleNotFoundError:  # TEMPORARY until numba.py is there
-        import types
-
-        return cast(BackendModule, types.SimpleNamespace(available=lambda: ()))
+    return cast(BackendModule, importlib.import_module(f"{__name__}.{kind}"))
 
 
 @functools.cache

@@ -1,23 +1,26 @@
-# Numba types these functions from their arguments; annotations would say less than the names do.
+# What is jitted or staged is not Python to a type checker: Numba types it, from the arguments.
 # mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: check-untyped-defs=False
 """The row kernels in Numba: the C kernels' algorithm, step for step and bit for bit.
 
-The file reads from the bottom of the machine to the top: SIMD lanes as a Numba type, elementary functions, sums, rows, kernels.
+The file goes from the bottom up: SIMD lanes as a Numba type, elementary functions, sums, rows, kernels.
 Loops and decisions are Numba's. What is computed between them is *staged*: Python over `Value`s, run while Numba writes
 the code, so that one source serves lanes and single numbers of both types, and only a handful of functions is compiled.
 
 Lost: LLVM's loop vectoriser. It never takes a float maximum, checks at run time whether x and y overlap and so leaves
-in-place calls scalar, and has to spill 128 terms to memory for the order of summation that the C kernels have.
-Lost: a jitted function for everything staged; as fast when it ran, but twice the time to compile.
+in-place calls scalar, and has to go through memory for the order of summation that the C kernels have.
+Lost: a jitted function for everything that is staged: the same machine code after 7 s instead of 4 (softmax, float32).
 There is no fast-math here: `reassoc` alone folds the rounding (z + MAGIC) - MAGIC away.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
 import zlib
 from pathlib import Path
+from types import FunctionType
 
 import numpy as np
 from llvmlite import ir
@@ -28,8 +31,8 @@ from numba.extending import intrinsic, models, register_model
 from fastsoftmax._backends import coefficients
 
 BLOCK = 8192  # elements whose terms are summed in lanes; the blocks' sums are added in order
-GROUP = 128  # terms summed pairwise
-WIDTH = 16  # lanes of a vector: two groups of the eight lanes a block is summed in; LLVM cuts them into ymm, zmm or q
+WIDTH = 16  # lanes of a vector, which LLVM cuts into ymm, zmm or q; a group, whose two eights are added
+PEAK = 2.0**-6  # a row whose other terms are a smaller part than this of the sum has a peak
 TILE = 16  # rows gathered at once where rows do not lie in a piece
 REBASE = 277.0  # how far a running maximum may rise above the one that set the base: about 400 ln 2
 
@@ -45,7 +48,8 @@ class Format:
         self.mantissa = mantissa
         self.magic = 1.5 * 2.0**mantissa  # z + magic rounds z to an integer and leaves it in the low bits
         self.bias = bias + boost
-        self.up, self.down = 2.0**boost, 2.0**-boost  # a factor of all terms, so that subnormal results are rounded once
+        self.up = 2.0**boost  # a factor of all terms, so that subnormal results are rounded once
+        self.down = 2.0**-boost
         self.up_from_64 = 2.0 ** (boost - 54)  # turns a term of float64 into one of this type
         self.shift_from = shift_from  # from this |maximum| on x - maximum is exact wherever it matters
 
@@ -58,7 +62,7 @@ FORMATS = {
 jit = njit(forceinline=True, error_model="numpy")
 
 
-# ---- staging -------------------------------------------------------------------------------------------------------------------
+# ---- staging ----
 
 
 class Lanes(types.Type):
@@ -81,7 +85,7 @@ INSTRUCTIONS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "truediv": "fdiv"}
 
 
 class Value:
-    """A number, lanes of numbers, or a pointer, in code that is being written. Plain numbers become constants of its type."""
+    """A number, lanes or a pointer, in code that is being written. Plain numbers become constants of its type."""
 
     def __init__(self, context, builder, kind, llvm):
         self.context, self.builder, self.kind, self.llvm = context, builder, kind, llvm
@@ -160,12 +164,13 @@ class Value:
 
 def _wrap(context, builder, kind, llvm):
     if isinstance(kind, types.BaseTuple):
-        return tuple(_wrap(context, builder, k, v) for k, v in zip(kind, cgutils.unpack_tuple(builder, llvm), strict=True))
+        parts = zip(kind, cgutils.unpack_tuple(builder, llvm), strict=True)
+        return tuple(_wrap(context, builder, *part) for part in parts)
     return Value(context, builder, kind, llvm)
 
 
 def staged(result):
-    """Make a function over Values one that jitted code can call; result gives Numba's type of it from those of the arguments."""
+    """Let jitted code call a function over Values; result(types of the arguments) is the type of its result."""
 
     def decorate(function):
         def typed(typingctx, *kinds):
@@ -233,9 +238,9 @@ def halves(v):
     return [v.new(Lanes(v.dtype, count), v.builder.shuffle_vector(v.llvm, v.llvm, part)) for part in parts]
 
 
-def fold(v, combine):
-    """Lane i with lane i + half, until one is left."""
-    while isinstance(v.kind, Lanes):
+def fold(v, combine, lanes=1):
+    """Lane i with lane i + half, until so many are left."""
+    while getattr(v.kind, "count", 1) > lanes:
         v = combine(*halves(v))
     return v
 
@@ -254,7 +259,7 @@ def _place(p, index, count):
 
 
 def load_first(p, index, count):
-    """The first `count` lanes from p[index], -inf in the others, without reading beyond. Of a constant 16 LLVM makes a plain load."""
+    """The first `count` lanes from p[index], -inf in the others; reads no further. A constant 16 is a plain load."""
     lanes = Lanes(p.dtype)
     rest = p.new(lanes, None).like(-np.inf).llvm
     return p.call(f"llvm.masked.load.v{WIDTH}f{p.dtype.bitwidth}.p0", lanes, *_place(p, index, count), rest)
@@ -306,7 +311,7 @@ def narrow(number, pointer):
     return number.cast(pointer.dtype)
 
 
-# ---- elementary functions ------------------------------------------------------------------------------------------------------
+# ---- elementary functions ----
 
 
 def exp_parts(t, magic):
@@ -323,21 +328,23 @@ def shift_of(m):
     """(c, N) for the maximum m: terms are e^(x - c) 2^-N, where either c = 0 or x - c is exact."""
     magnitude = where(m, "<", 0.0, -m, m)
     magic, edge = m.like(m.format.magic), m.format.shift_from
-    n = fma(m, m.format.k.LOG2E, magic) - magic
-    return where(magnitude, ">=", edge, m, 0.0), where(magnitude, ">=", edge, 0.0, n)
+    near = where(magnitude, ">=", edge, 0.0, m)  # before the product, which must not overflow
+    return where(magnitude, ">=", edge, m, 0.0), fma(near, m.format.k.LOG2E, magic) - magic
 
 
 def base_of(c, n):
-    """What term() needs of them."""
-    return c, n.format.magic + (n.format.bias - n), (n - n.format.bias) * n.format.k.LN2
+    """What term() needs of them. The lowest exponent is a quarter up: no rounding mode of the caller's makes it less."""
+    floor = where(c, ">", 0.0, 0.0, -np.inf)  # below, x - c could overflow; the term is 0 either way
+    lowest = (n - n.format.bias + 0.25) * n.format.k.LN2
+    return c, n.format.magic + (n.format.bias - n), lowest, floor
 
 
 def term(x, base):
     """e^(x - c) 2^(BOOST - N), +0 far below the maximum, NaN for NaN."""
-    c, magic, lowest = base
-    t = x - c
+    c, magic, lowest, floor = base
+    t = where(x, "<", floor, floor, x) - c
     s, scale = exp_parts(where(t, "<", lowest, lowest, t), magic)
-    return (1.0 + s) * scale
+    return fma(s, scale, scale)
 
 
 def two_sum(a, b):
@@ -377,6 +384,7 @@ def maximum_parts(t, n):
 
 def log_of_sum(count, total, total_low, high, low):
     """log(count + total / maximum's term): the log-sum-exp less the maximum, >= 0, without cancellation."""
+    total, total_low = normal(total, total_low)
     r = total / high
     r_low = (fma(-r, high, total) + (total_low - r * low)) / high
     a, a_low = two_sum(count, r)
@@ -388,61 +396,37 @@ def log_of_count(n):
     return log_pair(n.cast(types.float64), n.cast(types.float64).like(0.0))
 
 
-# ---- sums in the one order that all backends keep -----------------------------------------------------------------------------
+# ---- sums in the one order that all backends keep ----
 
 
-@staged(lambda m, p: types.UniTuple(Lanes(p.dtype), 4))
+@staged(lambda m, p: types.UniTuple(Lanes(p.dtype), 5))
 def row_base(m, p):
     """All that the terms of a row with maximum m need, in lanes."""
     return [spread(v, Lanes(p.dtype)) for v in (*base_of(*shift_of(m)), m)]
 
 
+def eight(v):
+    """A group's two eights of lanes, added."""
+    return fold(v, operator.add, 8)
+
+
 def stored(x, y, i, k, base):
     """Terms i .. i + k - 1, stored in y; and none counted."""
-    v = term(load_first(x, i, k), base[:3])
+    v = term(load_first(x, i, k), base[:4])
     store_first(y, i, k, v)
-    return v, i.like(0)
+    return eight(v), i.like(0)
 
 
 def masked(x, y, i, k, base):
     """Terms i .. i + k - 1, 0 for a maximum; and how many maxima there are."""
     v = load_first(x, i, k)
-    equal = v.builder.bitcast(v.builder.fcmp_ordered("==", v.llvm, base[3].llvm), ir.IntType(WIDTH))
+    equal = v.builder.bitcast(v.builder.fcmp_ordered("==", v.llvm, base[4].llvm), ir.IntType(WIDTH))
     count = i.call(f"llvm.ctpop.i{WIDTH}", types.uint16, equal).cast(types.intp)
-    return where(v, "==", base[3], 0.0, term(v, base[:3])), count
+    return eight(where(v, "==", base[4], 0.0, term(v, base[:4]))), count
 
 
-def group(visit):
-    def whole_group(x, y, i, base):
-        """Terms i .. i + 127 added in pairs to eight lanes, and the count."""
-        sums, counts = zip(*[visit(x, y, i + j, i.like(WIDTH), base) for j in range(0, GROUP, WIDTH)], strict=True)
-        while len(sums) > 1:
-            sums = [a + b for a, b in zip(sums[::2], sums[1::2], strict=True)]
-        first, second = halves(sums[0])
-        return first + second, sum(counts)
-
-    return staged(lambda x, y, i, base: types.Tuple([Lanes(x.dtype, 8), types.intp]))(whole_group)
-
-
-visit_stored, visit_masked = (staged(lambda x, *_: types.Tuple([Lanes(x.dtype), types.intp]))(f) for f in (stored, masked))
-group_stored, group_masked = group(stored), group(masked)
-
-
-@staged(_pair)
-def add_pair(waiting, v, zero):
-    """A sum that has found its partner, and nothing that waits."""
-    return waiting + v, zero
-
-
-@staged(lambda lanes, *_: Lanes(lanes.dtype, 8))
-def add_waiting(four, two, one):
-    first, second = halves(four + (two + one))
-    return first + second
-
-
-@staged(lambda base: base[0])
-def no_terms(base):
-    return base[0].like(0.0)
+visit = staged(lambda x, *_: types.Tuple([Lanes(x.dtype, 8), types.intp]))
+visit_stored, visit_masked = visit(stored), visit(masked)
 
 
 @staged(lambda base: Lanes(types.float64, 8))
@@ -459,9 +443,16 @@ def add_group(high, low, s):
     return high, low + e
 
 
-@staged(lambda lanes, _: types.UniTuple(lanes.dtype, 2))
-def fold_sum(high, low):
-    return fold(high, operator.add), fold(low, operator.add)
+@staged(lambda lanes, *_: types.UniTuple(lanes.dtype, 2))
+def fold_sum(high, low, s):
+    """A block's sum in two doubles; s tells the type of the terms."""
+    if s.dtype == types.float32:
+        return fold(high, operator.add), fold(low, operator.add)
+    while isinstance(high.kind, Lanes):
+        (a, b), (a_low, b_low) = halves(high), halves(low)
+        high, e = two_sum(a, b)
+        low = (a_low + b_low) + e
+    return high, low
 
 
 @staged(lambda lanes: lanes.dtype)
@@ -476,62 +467,40 @@ def add_block(total, total_low, high, low):
     return total, total_low + (e + low)
 
 
-@staged(_pair)
 def normal(total, total_low):
     s = total + total_low
     return s, (total - s) + total_low
 
 
 @jit
-def part_sum(visit, x, y, i, end, base):
-    """The last group of a row, of i .. end - 1: the same pairs, with +0 for those that are missing."""
-    zero = no_terms(base)
-    one, two, four, count = zero, zero, zero, 0  # sums of 1, 2 and 4 vectors that wait for their partner
-    for j in range((end - i + WIDTH - 1) // WIDTH):
-        s, k = visit(x, y, i + j * WIDTH, min(WIDTH, end - i - j * WIDTH), base)
-        count += k
-        if j & 1 == 0:
-            one = s
-            continue
-        s, one = add_pair(one, s, zero)
-        if j & 2 == 0:
-            two = s
-            continue
-        s, two = add_pair(two, s, zero)
-        four, _ = add_pair(four, s, zero)
-    return add_waiting(four, two, one), count
-
-
-@jit
-def block_sum(group, visit, x, y, begin, end, base):
+def block_sum(visit, x, y, begin, end, base):
     """The terms of a block as (high, low) in double, and the count of the maxima."""
     high = low = no_sum(base)
     count, i = 0, begin
-    while i + GROUP <= end:
-        s, k = group(x, y, i, base)
+    while i + WIDTH <= end:
+        s, k = visit(x, y, i, WIDTH, base)
         high, low = add_group(high, low, s)
-        count, i = count + k, i + GROUP
+        count, i = count + k, i + WIDTH
     if i < end:
-        s, k = part_sum(visit, x, y, i, end, base)
+        s, k = visit(x, y, i, end - i, base)
         high, low = add_group(high, low, s)
         count += k
-    total, total_low = fold_sum(high, low)
+    total, total_low = fold_sum(high, low, base[0])
     return total, total_low, count
 
 
 @jit
-def row_sum(group, visit, x, y, n, base):
-    """(sum, what its rounding left out, count of the maxima) of a row."""
+def row_sum(visit, x, y, n, base):
+    """The terms of a row as (high, low) in double, and the count of the maxima."""
     total, total_low, count = 0.0, 0.0, 0
     for begin in range(0, n, BLOCK):
-        high, low, k = block_sum(group, visit, x, y, begin, min(begin + BLOCK, n), base)
+        high, low, k = block_sum(visit, x, y, begin, min(begin + BLOCK, n), base)
         total, total_low = add_block(total, total_low, high, low)
         count += k
-    total, total_low = normal(total, total_low)
     return total, total_low, count
 
 
-# ---- rows and pieces of rows ---------------------------------------------------------------------------------------------------
+# ---- rows and pieces of rows ----
 
 
 @jit
@@ -572,22 +541,64 @@ def is_finite(m):
     return m - m == 0
 
 
-@staged(lambda s, s_low, y: types.UniTuple(Lanes(y.dtype), 2))
-def reciprocal(s, s_low, y):
-    """1 / (s + s_low) as two numbers of y's type."""
-    high = 1.0 / s
+def top_of(m):
+    """The term of the maximum, in double, and what rounding took from it."""
+    c, n = shift_of(m)
+    t = m - c
+    s, scale = exp_parts(t, base_of(c, n)[1])
+    rounded = fma(s, scale, scale).cast(types.float64)
+    if m.dtype == types.float64:
+        return rounded, (s - ((1.0 + s) - 1.0)) * scale
+    r = fma(-n.cast(types.float64), coefficients.F64.LN2, t.cast(types.float64))
+    exact = (1.0 + fma(horner(r, m.format.k.EXP), r * r, r)) * m.format.up
+    return rounded, exact - rounded
+
+
+@staged(lambda m, total, low, y: types.UniTuple(Lanes(y.dtype), 4))
+def reciprocal(m, total, low, y):
+    """1 / the sum as two numbers of y's type; the term of a maximum that is nearly all of it (else 0), and its result.
+
+    What rounding took from the maximum's term is put back into the sum: an ulp less at worst. That term itself stays as
+    it is but where it is all but alone: there the result must not pass 1.
+    """
+    rounded, lost = top_of(m)
+    s, s_low = normal(total, low + lost)
+    inverse = high = 1.0 / s
     if y.dtype == types.float32:
-        inverse = high
         high = inverse.cast(y.dtype)
         low = (inverse - high.cast(types.float64)).cast(y.dtype)
+        top = ((rounded + lost) * inverse).cast(y.dtype)
     else:
         low = fma(-s_low, high, fma(-s, high, s.like(1.0))) * high
-    return spread(high, Lanes(y.dtype)), spread(low, Lanes(y.dtype))
+        top = fma(rounded, high, fma(rounded, low, lost * high))
+    peak = where(s - rounded, "<", s * PEAK, rounded, 0.0).cast(y.dtype)
+    return [spread(v, Lanes(y.dtype)) for v in (high, low, peak, top)]
 
 
-@staged(_first)
 def scaled(term, inverse):
     return fma(term, inverse[0], term * inverse[1])
+
+
+def scaled_peak(term, inverse):
+    return where(term, "==", inverse[2], inverse[3], scaled(term, inverse))
+
+
+scale_all, scale_peak = staged(_first)(scaled), staged(_first)(scaled_peak)
+
+
+@staged(lambda *_: types.boolean)
+def has_peak(inverse):
+    first = ir.IntType(32)(0)
+    peak = inverse[2].new(inverse[2].dtype, inverse[2].builder.extract_element(inverse[2].llvm, first))
+    return peak.new(types.boolean, peak.builder.fcmp_ordered(">", peak.llvm, peak.like(0.0).llvm))
+
+
+@jit
+def scale(y, begin, end, inverse):
+    if has_peak(inverse):
+        map_lanes(scale_peak, y, y, begin, end, inverse)
+    else:
+        map_lanes(scale_all, y, y, begin, end, inverse)
 
 
 @staged(lambda m, log_sum, y: types.UniTuple(Lanes(y.dtype), 2))
@@ -607,20 +618,21 @@ def lowered(x, k):
 
 
 @staged(lambda *_: types.float64)
-def log_of_row(m, s, s_low, count):
+def log_of_row(m, total, total_low, count):
     """The row's log-sum-exp less its maximum."""
     c, n = shift_of(m)
     high, low = maximum_parts((m - c).cast(types.float64), n.cast(types.float64))
-    return log_of_sum(count.cast(types.float64), s, s_low, high * m.format.up_from_64, low * m.format.up_from_64)
+    unit = m.format.up_from_64
+    return log_of_sum(count.cast(types.float64), total, total_low, high * unit, low * unit)
 
 
 @jit
 def softmax_row(x, y, n):
     m = largest(x, 0, n)
     if is_finite(m):
-        s, s_low, _ = row_sum(group_stored, visit_stored, x, y, n, row_base(m, x))
+        s, s_low, _ = row_sum(visit_stored, x, y, n, row_base(m, x))
         if s == s:
-            map_lanes(scaled, y, y, 0, n, reciprocal(s, s_low, y))
+            scale(y, 0, n, reciprocal(m, s, s_low, y))
             return
     fill_nan(y, 0, n)
 
@@ -629,7 +641,7 @@ def softmax_row(x, y, n):
 def log_softmax_row(x, y, n):
     m = largest(x, 0, n)
     if is_finite(m):
-        s, s_low, count = row_sum(group_masked, visit_masked, x, x, n, row_base(m, x))
+        s, s_low, count = row_sum(visit_masked, x, x, n, row_base(m, x))
         if s == s:
             map_lanes(lowered, x, y, 0, n, log_sum_exp(m, log_of_row(m, s, s_low, count), y))
             return
@@ -652,7 +664,7 @@ def log_sum_exp_row(x, n):
     m = largest(x, 0, n)
     s, s_low, count = 0.0, 0.0, 0
     if is_finite(m):
-        s, s_low, count = row_sum(group_masked, visit_masked, x, x, n, row_base(m, x))
+        s, s_low, count = row_sum(visit_masked, x, x, n, row_base(m, x))
     return finished(x, n, m, s, s_low, count)
 
 
@@ -666,16 +678,13 @@ def mean_of(m, log_sum, n):
     return m + (log_sum - log_of_count(n))
 
 
-@staged(lambda m, c, n, total, low: types.UniTuple(types.float64, 4))
-def rebased(m, c, n, total, low):
-    """(c, N) of a new base and the running sum on it: by an exact power of two, or 0 where it cannot show any more."""
+@staged(lambda *_: types.UniTuple(types.float64, 4))
+def rebased(m, origin, c, n, total, low):
+    """(c, N) of a new base for the maximum m, and the running sum on it: the factor is e^(c - c') 2^(N - N')."""
     c_new, n_new = shift_of(m)
-    down = n_new - n
-    down = where(down, "<", 2000.0, down, 2000.0).cast(types.int64)
-    first = down >> 1
-    powers = [((1023 - d) << 52).bits(types.float64) for d in (first, down - first)]
-    lost = where(c, "==", 0.0, c_new, c)
-    return c_new, n_new, *(where(lost, "==", 0.0, v * powers[0] * powers[1], 0.0) for v in (total, low))
+    factor = term(c - c_new, base_of(m.like(0.0), n_new - n)) * m.format.down
+    factor = where(origin, "==", -np.inf, 0.0, factor)
+    return c_new, n_new, total * factor, low * factor
 
 
 maximum_term = staged(_pair)(maximum_parts)
@@ -698,7 +707,7 @@ def logcumsumexp_row(x, y, n):
     """A running sum of the terms below the running maximum; the maxima are counted, not added."""
     m, count, high, low = -np.inf, 0.0, 0.0, 0.0  # the maximum, how often it came, its term
     total, total_low = 0.0, 0.0
-    origin, c, shift = -np.inf, np.inf, 0.0  # the element that set the base, and the base; c = inf: none yet
+    origin, c, shift = -np.inf, 0.0, 0.0  # the element that set the base, and the base
     result = -np.inf
     for i in range(n):
         v = np.float64(x[i])
@@ -711,7 +720,7 @@ def logcumsumexp_row(x, y, n):
                 added, added_low = times(count, high)
                 total, total_low = add_block(total, total_low, added, added_low)
                 if v - origin > REBASE:
-                    c, shift, total, total_low = rebased(v, c, shift, total, total_low)
+                    c, shift, total, total_low = rebased(v, origin, c, shift, total, total_low)
                     origin = v
                 m, count = v, 1.0
                 high, low = maximum_term(m - c, shift)
@@ -719,8 +728,7 @@ def logcumsumexp_row(x, y, n):
                 count += 1.0
             else:
                 total, total_low = add_block(total, total_low, other_term(v, c, shift), 0.0)
-            s, s_low = normal(total, total_low)
-            result = m + log_of_terms(count, s, s_low, high, low)
+            result = m + log_of_terms(count, total, total_low, high, low)
         y[i] = narrow(result, y)
 
 
@@ -754,7 +762,7 @@ def softplus_row(x, y, n):
     map_lanes(softplus_of, x, y, 0, n, 0)
 
 
-# ---- kernels: units `start` up to `stop`, a unit being a row where rows lie in one piece (direct), else a tile of them -----------
+# ---- kernels: units `start` up to `stop`, a row where rows lie in one piece (direct), else a tile of rows ----
 
 
 @jit
@@ -841,7 +849,8 @@ def logmeanexp(x, y, start, stop, direct):
     reduce_rows(mean_of, x, y, start, stop, direct)
 
 
-# ---- one huge row in three steps, each over blocks `start` up to `stop`. work: a block's maximum, sum (high, low) and count ------
+# ---- one huge row in three steps, each over blocks `start` up to `stop` ----
+# work holds four numbers a block: the maximum, the sum (high and low) and the count.
 
 
 @jit
@@ -870,17 +879,16 @@ def total_of(work):
     for b in range(work.shape[1]):
         total, total_low = add_block(total, total_low, work[1, b], work[2, b])
         count += work[3, b]
-    total, total_low = normal(total, total_low)
     return total, total_low, count
 
 
 @jit
-def sum_blocks(group, visit, x, y, n, work, start, stop):
+def sum_blocks(visit, x, y, n, work, start, stop):
     m = maximum_of(x, work)
     if is_finite(m):
         for b in range(start, stop):
             begin, end = span(b, b + 1, n)
-            work[1, b], work[2, b], work[3, b] = block_sum(group, visit, x, y, begin, end, row_base(m, x))
+            work[1, b], work[2, b], work[3, b] = block_sum(visit, x, y, begin, end, row_base(m, x))
 
 
 def block_maxima(x, y, work, row, start, stop):
@@ -890,20 +898,21 @@ def block_maxima(x, y, work, row, start, stop):
 
 def block_terms(x, y, work, row, start, stop):
     p, q = row_pointer(x, row), row_pointer(y, row)
-    sum_blocks(group_stored, visit_stored, p, q, x.shape[1], work, start, stop)
+    sum_blocks(visit_stored, p, q, x.shape[1], work, start, stop)
 
 
 def block_sums(x, y, work, row, start, stop):
     p = row_pointer(x, row)
-    sum_blocks(group_masked, visit_masked, p, p, x.shape[1], work, start, stop)
+    sum_blocks(visit_masked, p, p, x.shape[1], work, start, stop)
 
 
 def block_scale(x, y, work, row, start, stop):
     p = row_pointer(y, row)
     begin, end = span(start, stop, x.shape[1])
+    m = maximum_of(p, work)
     s, s_low, _ = total_of(work)
-    if is_finite(maximum_of(p, work)) and s == s:
-        map_lanes(scaled, p, p, begin, end, reciprocal(s, s_low, p))
+    if is_finite(m) and s == s:
+        scale(p, begin, end, reciprocal(m, s, s_low, p))
     else:
         fill_nan(p, begin, end)
 
@@ -942,32 +951,35 @@ STEPS = {
     "logsumexp": (block_maxima, block_sums, block_logsumexp),
     "logmeanexp": (block_maxima, block_sums, block_logmeanexp),
 }
-REDUCTIONS = frozenset({"logsumexp", "logmeanexp"})
 
 
-# ---- compilation ---------------------------------------------------------------------------------------------------------------
+# ---- compilation ----
 
 
+@functools.cache
 def _fingerprint():
-    """Of all that the machine code depends on: Numba's cache looks at this file's size and time of change only."""
+    """Of all that the machine code depends on: of its sources Numba's cache knows this file's time and size only."""
     return f"{zlib.crc32(Path(__file__).read_bytes() + repr(coefficients.F32 + coefficients.F64).encode()):08x}"
 
 
-def compiled(function, dtype, reduction, phase):
-    """The machine code of a kernel for float32 or float64 arrays of any strides, from Numba's cache if it can be had."""
-    number = types.float32 if dtype == np.float32 else types.float64
-    x = types.Array(number, 3, "A", readonly=True)
-    y = types.Array(number, 2 if reduction else 3, "A")
-    span = (types.intp, types.intp)
-    work = (types.Array(types.float64, 2, "C"), types.intp)
-    signature = (x, y, *work, *span) if phase else (x, y, *span, types.boolean)
-    for cache in (True, False):
-        try:
-            dispatcher = njit(nogil=True, error_model="numpy", cache=cache)(function)
-            dispatcher.compile(signature)
-            break
-        except Exception:
-            # no place for a cache is RuntimeError, a full disk OSError, a damaged cache anything; without one it must work
-            if not cache:
-                raise
+def _compile(function, signature, cache):
+    named = FunctionType(function.__code__, function.__globals__)
+    named.__qualname__ = f"{function.__name__}_{_fingerprint()}"
+    dispatcher = njit(nogil=True, error_model="numpy", cache=cache)(named)
+    dispatcher.compile(signature)
+    # The entry point unpacks its arguments itself: 0.4 µs a call; the dispatcher, finding out their types, takes 1.
     return dispatcher.overloads[signature].entry_point
+
+
+def compiled(function, dtype, reduction, step):
+    """The machine code of a kernel (or of a step) for arrays of float32 or float64 and of any strides."""
+    number = types.float32 if dtype == np.float32 else types.float64
+    arrays = types.Array(number, 3, "A", readonly=True), types.Array(number, 2 if reduction else 3, "A")
+    if step:
+        signature = (*arrays, types.Array(types.float64, 2, "C"), types.intp, types.intp, types.intp)
+    else:
+        signature = (*arrays, types.intp, types.intp, types.boolean)
+    try:
+        return _compile(function, signature, cache=True)
+    except Exception:  # no directory for it is RuntimeError, a full disk OSError, a damaged file nearly anything
+        return _compile(function, signature, cache=False)

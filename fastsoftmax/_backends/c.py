@@ -28,7 +28,7 @@ else:
 
 def _names(function: Any) -> tuple[str, ...]:
     """What a C function gives for 0, 1, ... until NULL."""
-    names = []
+    names: list[str] = []
     while (item := function(len(names))) != ffi.NULL:
         names.append(ffi.string(item if ffi.typeof(item).item.kind == "primitive" else lib.fsm_isa_name(item)).decode())
     return tuple(names)
@@ -61,8 +61,6 @@ class _C:
             from_x, to_y = ffi.cast("void *", x.ctypes.data), ffi.cast("void *", y.ctypes.data)
             y_strides = y.strides if y.ndim == 3 else (y.strides[0], 0, y.strides[1])
             strides = ffi.new("ptrdiff_t[6]", [s // x.itemsize for s in x.strides + y_strides])
-        status = lib.fsm_run(
-            self._isa, _OPS[op], _TYPES[x.dtype.char], from_x, to_y, outer, n, inner, strides, threads
-        )
+        status = lib.fsm_run(self._isa, _OPS[op], _TYPES[x.dtype.char], from_x, to_y, outer, n, inner, strides, threads)
         if status != lib.FSM_OK:
             raise MemoryError(f"{op}: no scratch memory for rows of {n} elements")

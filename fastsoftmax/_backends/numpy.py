@@ -1,9 +1,9 @@
 """The reference backend: the same numbers in plain NumPy, within the bounds of every other backend.
 
-float32 rows are computed in float64. The error that every library
-has is the rounding of x - m: e^(rounded) carries |x - m| units in the last place. Here that rounding error is itself
-computed (Knuth's TwoSum: exact) and put back: e^(t + d) = e^t (1 + d) to first order, the second being below 2^-86.
-The power-of-two shift of the C kernels would do as well; it costs an ldexp an element here, and an inexact e^m.
+The error that every library has is the rounding of x - m: e^(rounded) carries |x - m| units in the last place. softmax
+avoids it as the C kernels do, by a shift that is a power of two, and so stays monotone. The logarithms need e^(x - m)
+with m exactly at 1; there the rounding error of x - m is itself computed (Knuth's TwoSum) and put back. All of it in
+float64 for float32.
 """
 
 from __future__ import annotations
@@ -18,29 +18,51 @@ from . import ELEMENT_MAPS, Backend
 
 Array = NDArray[Any]
 
+SHIFT_FROM = 32768.0
+NOTHING = 1e5  # this far below the maximum a term is 0 in every type
+BOOST = 64
+LOG2E = float.fromhex("0x1.71547652b82fep+0")
+LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")  # 32 bits: a product with k is exact
+LN2_LOW = np.longdouble(float.fromhex("0x1.a39ef35793c76p-33")) + np.longdouble(float.fromhex("0x1.cc01f97b57a08p-87"))
 TILE = 1 << 16  # elements worked on at a time: the temporaries stay in the cache
 
 
+def _scaled_exp(x: Array, m: Array) -> Array:
+    """e^x up to a power of two that a row has in common: exact where it matters but for exp itself and one rounding.
+
+    x = k log 2 + r; far from 0 by less m, which is then exact for all x that count. Terms carry 2^BOOST, so that
+    subnormal results are rounded once, when divided.
+    """
+    base = np.where(np.abs(m) >= SHIFT_FROM, m, 0)
+    top = m - base
+    t = np.maximum(x - base, top - NOTHING)
+    k = np.rint(t * LOG2E)
+    r = (t - k * LN2_HIGH) - k * x.dtype.type(LN2_LOW)
+    scaled: Array = np.ldexp(np.exp(r), (k - np.rint(top * LOG2E)).astype(np.int32) + BOOST)
+    return scaled
+
+
 def _exp_minus(x: Array, m: Array) -> tuple[Array, Array]:
-    """(e, d) with e^(x - m) = e (1 + d), for x <= m; e is NaN where m is infinite and x equals it."""
+    """(e, d) with e^(x - m) = e + d, for x <= m; NaN where m is infinite and x equals it."""
     t = x - m
     b = t - x
     d = (x - (t - b)) - (m + b)
     d[t == -np.inf] = 0  # x is -inf, or so far below m that the difference overflows
-    return np.exp(t), d
+    e = np.exp(t)
+    return e, e * d
 
 
-def _sum(e: Array, d: Array) -> tuple[Array, Array]:
-    """Row sums of e (1 + d) in two parts. Cut at a bit where n leading parts add up exactly; the rest is too small to
-    err. NumPy's pairwise sum of 1000 terms alone is up to 5 ulp off: it begins with chains of 16.
+def _sum(e: Array, d: Array | float = 0.0) -> Array:
+    """Row sums of e + d, e >= 0, in the widest type: cut at a bit where n leading parts add up exactly.
+
+    NumPy's pairwise sum of 1000 terms alone is up to 5 ulp off: it begins with chains of 16.
     """
     _, exponent = np.frexp(np.maximum.reduce(e, axis=1, keepdims=True))
     cut = np.ldexp(e.dtype.type(1.5), exponent + e.shape[1].bit_length())
     leading = (e + cut) - cut
-    high = np.add.reduce(leading, axis=1, keepdims=True)
-    low = np.add.reduce((e - leading) + e * d, axis=1, keepdims=True)
-    total: Array = high + low
-    return total, (high - total) + low
+    low = np.add.reduce((e - leading) + d, axis=1, keepdims=True)
+    total: Array = np.add.reduce(leading, axis=1, keepdims=True).astype(np.longdouble) + low
+    return total
 
 
 def _max(x: Array) -> Array:
@@ -49,29 +71,25 @@ def _max(x: Array) -> Array:
 
 
 def _log_scale(x: Array, m: Array) -> Array:
-    """L >= 0 with log(sum e^x) = m + L: log c + log1p(r / c), c maxima and r the sum without them. Never cancels."""
+    """L with log(sum e^x) = m + L: log c + log1p(r / c) >= 0, c maxima and r the sum without them. Never cancels."""
     at_max = x == m
-    count = np.count_nonzero(at_max, axis=1, keepdims=True).astype(x.dtype)
+    count = np.count_nonzero(at_max, axis=1, keepdims=True).astype(np.longdouble)
     e, d = _exp_minus(x, m)
     e[at_max] = d[at_max] = 0
-    rest, _ = _sum(e, d)
-    scale: Array = np.log(count) + np.log1p(rest / count)
+    scale: Array = np.log(count) + np.log1p(_sum(e, d) / count)
     return scale
 
 
 def softmax(x: Array) -> Array:
-    e, d = _exp_minus(x, _max(x))
-    total, rest = _sum(e, d)  # a row with +inf, or of -inf alone, has NaN here
-    y: Array = e / total
-    y += y * (d - rest / total)
-    return y
+    e = _scaled_exp(x, _max(x))
+    return np.divide(e, _sum(e), out=e, casting="same_kind")  # a row with +inf, or of -inf alone, is NaN
 
 
 def log_softmax(x: Array) -> Array:
     m = _max(x)
     scale = _log_scale(x, m)
     scale[np.isposinf(m)] = np.nan  # as the logarithm of softmax, NaN throughout
-    y: Array = (x - m) - scale
+    y: Array = (x - m) - scale.astype(x.dtype)
     return y
 
 
@@ -83,31 +101,20 @@ def logsumexp(x: Array) -> Array:
 
 def logmeanexp(x: Array) -> Array:
     m = _max(x)
-    return m + (_log_scale(x, m) - np.log(x.dtype.type(x.shape[1])))
+    y: Array = m + (_log_scale(x, m) - np.log(np.longdouble(x.shape[1])))
+    return y
 
 
 def logcumsumexp(x: Array) -> Array:
-    """Prefix sums by doubling (Hillis & Steele 1986), e^m (1 + r) each: the error grows with log n, not with n."""
-    m, r = x, np.zeros_like(x)
-    step = 1
-    while step < x.shape[1]:
-        before, after = slice(None, -step), slice(step, None)
-        m1, m2 = m[:, before], m[:, after]
-        top = np.maximum(m1, m2)
-        e, d = _exp_minus(np.minimum(m1, m2), top)
-        low = np.where(np.isinf(top), 0, e + e * d)
-        first = m1 > m2  # the one whose maximum stays keeps its r, the other's sum is scaled to it
-        r1, r2 = r[:, before], r[:, after]
-        merged = np.where(first, r1, r2) + low * (1 + np.where(first, r2, r1))
-        m, r = np.concatenate([m[:, :step], top], axis=1), np.concatenate([r[:, :step], merged], axis=1)
-        step *= 2
-    y: Array = m + np.log1p(r)
+    """In the widest type, where the roundings of a long chain stay small; that is float64 on some systems."""
+    y: Array = np.logaddexp.accumulate(x.astype(np.longdouble), axis=1)
     return y
 
 
 def sigmoid(x: Array) -> Array:
     z = np.exp(-np.abs(x))
-    return np.where(x < 0, z, 1) / (1 + z)
+    y: Array = np.where(x < 0, z, 1) / (1 + z)
+    return y
 
 
 def softplus(x: Array) -> Array:

@@ -1,0 +1,32 @@
+# Every target makes what it needs: a virtual environment in .venv with the package installed in it.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := pyproject.toml $(wildcard c/*.[ch] c/simd/*.h c/CMakeLists.txt fastsoftmax/_backends/binding/*)
+
+.PHONY: run test lint clean
+
+run: .venv/run ## the main job: every backend on real logits, cross-checked and timed
+	$(BIN)/python bench/run.py
+
+test: .venv/test ## the whole suite; PYTEST_ARGS are passed on
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/lint ## format, lint, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist
+
+# .venv/NAME: the package with the extra NAME. Editable, so that Python code is used where it stands; C is built anew
+# when a source of it is newer.
+.venv/%: .venv/python $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+.venv/python:
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.PRECIOUS: .venv/%

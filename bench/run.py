@@ -1,0 +1,141 @@
+"""The main job: softmax, log_softmax and logsumexp of real logits on every backend, checked and timed.
+
+Each result is compared with NumPy's in float64 (worst error in units in the last place of float32), the backends that
+promise the same bits with each other, and the time with NumPy's and SciPy's. Exits with 1 if a check fails.
+
+    python bench/run.py [--json FILE]
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import scipy.special
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parent))
+from logits.load import load
+
+import fastsoftmax
+
+Array = NDArray[np.floating]
+
+BOUNDS = {"softmax": 3.0, "log_softmax": 2.0, "logsumexp": 1.5}  # ulp
+SCIPY = {name: getattr(scipy.special, name) for name in BOUNDS}
+OTHER_BITS = ("c-scalar", "numpy")  # no fused multiply-add; the reference
+SIZES = ((1, 10), (64, 10), (128, 1000), (32, 6625), (16, 50257), (1, 4_000_000))
+ROUNDS = 15
+
+
+def reference(name: str, x: Array) -> Array:
+    """The formula in float64, with the logarithm taken so that nothing cancels."""
+    x = x.astype(np.float64)
+    top = x.max(axis=-1, keepdims=True)
+    e = np.exp(x - top)
+    if name == "softmax":
+        return e / e.sum(axis=-1, keepdims=True)
+    count = (x == top).sum(axis=-1, keepdims=True)
+    log = np.log(count) + np.log1p(np.where(x == top, 0, e).sum(axis=-1, keepdims=True) / count)
+    return (x - top) - log if name == "log_softmax" else (top + log)[..., 0]
+
+
+def numpy_way(name: str, x: Array) -> Array:
+    """What people write."""
+    top = x.max(axis=-1, keepdims=True)
+    e = np.exp(x - top)
+    total = e.sum(axis=-1, keepdims=True)
+    if name == "softmax":
+        return e / total
+    return (x - top) - np.log(total) if name == "log_softmax" else (top + np.log(total))[..., 0]
+
+
+def worst_ulp(y: Array, exact: Array) -> float:
+    """The largest error in ulp of y's type; infinite if the two differ where one of them is not finite."""
+    finite = np.isfinite(exact)
+    if not np.array_equal(y[~finite], exact[~finite], equal_nan=True):
+        return np.inf
+    ulp = np.spacing(np.abs(exact[finite]).astype(y.dtype))
+    return float(np.max(np.abs(y[finite] - exact[finite]) / ulp, initial=0))
+
+
+def fastest(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """The least time of each call in seconds, the calls taken in turn."""
+    best = dict.fromkeys(calls, np.inf)
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def check(name: str, x: Array) -> Iterator[tuple[str, float, str]]:
+    """Backend, worst ulp and verdict of each backend."""
+    exact, bits = reference(name, x), None
+    for backend in fastsoftmax.backends():
+        y = function(name, backend)(x)
+        ulp, verdict = worst_ulp(y, exact), "ok"
+        if not ulp <= BOUNDS[name]:
+            verdict = f"FAILED: more than {BOUNDS[name]} ulp"
+        elif backend not in OTHER_BITS:
+            bits = y.tobytes() if bits is None else bits
+            verdict = "ok, same bits" if y.tobytes() == bits else "FAILED: other bits"
+        yield backend, ulp, verdict
+
+
+def function(name: str, backend: str | None = None) -> Callable[[Array], Array]:
+    f = getattr(fastsoftmax, name)
+    return lambda x: f(x, axis=-1, backend=backend)
+
+
+def job(name: str, label: str, x: Array) -> list[dict[str, object]]:
+    """Check and time one function on one array: a record of each way to compute it."""
+    checks = {backend: (ulp, verdict) for backend, ulp, verdict in check(name, x)}
+    checks["NumPy"] = worst_ulp(numpy_way(name, x), reference(name, x)), "-"
+    checks["SciPy"] = worst_ulp(SCIPY[name](x, axis=-1), reference(name, x)), "-"
+    calls = {backend: partial(function(name, backend), x) for backend in fastsoftmax.backends()}
+    calls |= {"NumPy": partial(numpy_way, name, x), "SciPy": partial(SCIPY[name], x, axis=-1)}
+    times = fastest(calls)
+    print(f"\n{name} of {label} {x.shape} {x.dtype}")
+    print(f"  {'':12} {'time':>12} {'NumPy / it':>11} {'SciPy / it':>11} {'worst error':>14}")
+    records = []
+    for who, seconds in times.items():
+        ulp, verdict = checks[who]
+        ratios = f"{times['NumPy'] / seconds:10.1f}x {times['SciPy'] / seconds:10.1f}x"
+        print(f"  {who:12} {seconds * 1e6:9.1f} us {ratios} {ulp:10.2f} ulp  {verdict}")
+        record = {"op": name, "array": label, "shape": x.shape, "who": who, "seconds": seconds, "ulp": ulp}
+        records.append(record | {"verdict": verdict})
+    return records
+
+
+def dispatch_table() -> None:
+    print("\nWhat the dispatcher chooses (softmax and logsumexp, float32)")
+    for shape in SIZES:
+        for op in ("softmax", "logsumexp"):
+            print(f"  {fastsoftmax.explain(np.zeros(shape, np.float32), op=op)}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The main job: real logits on every backend, checked and timed.")
+    parser.add_argument("--json", type=Path, help="write all results there")
+    target = parser.parse_args().json
+    fastsoftmax.show_config()
+    with np.errstate(all="ignore"):  # NumPy's way warns on rows of -inf
+        records = [r for name in BOUNDS for label, x in load().items() for r in job(name, label, x)]
+    dispatch_table()
+    if target:
+        machine = {"processor": platform.processor() or platform.machine(), "config": fastsoftmax.show_config("dicts")}
+        target.write_text(json.dumps({"machine": machine, "results": records}, indent=1))
+    failed = sum(str(record["verdict"]).startswith("FAILED") for record in records)
+    print(f"\n{len(records)} results, {failed} failed their cross-check")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+/* logcumsumexp: one element after the other, in double for both types. Included by kernels.c alone.
+ *
+ * The maxima are kept out of the sum as in the log-sum-exp of a row, so that nothing is ever subtracted; the base is the
+ * row's of the element that set it, until the maximum has risen 2^400 above it. */
+#ifndef FSM_CUMULATE_H
+#define FSM_CUMULATE_H
+
+#define CUMULATE(isa) PASTE(fsm, cumulate, isa)
+
+struct cumulation {
+    double max, count;  /* of the elements so far; NaN and +inf stay */
+    double hi, lo;      /* sum of the terms of those below the maximum */
+    double top;         /* the term of the maximum */
+    double from;        /* the element that set the base */
+    struct fsm_row row; /* the base */
+};
+
+/* y_i = log sum e^x over all elements up to x_i, for k <= BATCH elements. One copy an ISA, as LOG_STATS. */
+void CUMULATE(FSM_ISA)(struct cumulation *c, const double *x, double *y, size_t k);
+
+#if FSM_DOUBLE
+static double term_of(const struct fsm_row *row, double x) {
+    struct base b = base_of(row);
+    return v_exp(offset(row->shift != 0, v_set1(x), &b), b.lo, b.magic)[0];
+}
+
+static void cumulate_term(struct cumulation *c, double term, double low) {
+    double hi = c->hi + term, back = hi - c->hi;
+    c->lo += ((c->hi - (hi - back)) + (term - back)) + low;
+    c->hi = hi;
+}
+
+/* A base for the new maximum x, far above the old one. The factor of the sums, e^(old shift - new) 2^(old base - new), is
+ * exact where both are unshifted; the shifts' difference is exact wherever the factor is not far below all that counts. */
+static void rebase(struct cumulation *c, double x) {
+    struct fsm_row old = c->row, factor = {0};
+    c->from = c->row.max = x;
+    open_row(&c->row);
+    factor.base = c->row.base - old.base;
+    double f = isfinite(c->max) ? term_of(&factor, old.shift - c->row.shift) * BOOST_DOWN : 0;
+    c->hi *= f;
+    c->lo *= f;
+}
+
+static void new_maximum(struct cumulation *c, double x) {
+    double old = c->count * c->top;
+    cumulate_term(c, old, fma(c->count, c->top, -old));
+    if (!(x - c->from <= 277)) rebase(c, x);
+    c->max = x;
+    c->count = 1;
+    c->top = term_of(&c->row, x);
+}
+
+static void cumulate_one(struct cumulation *c, double x) {
+    if (isnan(x) || (x == (double)INFINITY && !isnan(c->max)))
+        c->max = x;
+    else if (x > c->max)
+        new_maximum(c, x);
+    else if (x == c->max)
+        c->count++;
+    else if (isfinite(c->max))
+        cumulate_term(c, term_of(&c->row, x), 0);
+}
+
+void CUMULATE(FSM_ISA)(struct cumulation *c, const double *x, double *y, size_t k) {
+    struct stats s;
+    for (size_t i = 0; i < k; i++) {
+        cumulate_one(c, x[i]);
+        bool plain = isfinite(c->max);
+        c->row.max = plain ? c->max : 0;
+        put_stats(&s, i, plain ? &c->row : &(struct fsm_row){0}, (struct fsm_sum){c->hi, c->lo, c->count});
+        y[i] = c->max;
+    }
+    LOG_STATS(FSM_ISA)(&s, k, 1);
+    for (size_t i = 0; i < k; i++)
+        if (isfinite(y[i])) y[i] += s.log[i];
+}
+#endif
+
+static void cumulate_row(const T *x, T *y, size_t n) {
+    struct cumulation c = {.max = -(double)INFINITY, .from = -(double)INFINITY};
+    for (size_t i = 0; i < n; i += BATCH) {
+        double a[BATCH], b[BATCH];
+        size_t k = n - i < BATCH ? n - i : BATCH;
+        for (size_t j = 0; j < k; j++) a[j] = (double)x[i + j];
+        CUMULATE(FSM_ISA)(&c, a, b, k);
+        for (size_t j = 0; j < k; j++) y[i + j] = isnan(b[j]) ? (T)NAN : (T)b[j];
+    }
+}
+
+#endif

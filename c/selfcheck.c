@@ -1,0 +1,566 @@
+/* Checks the library on this machine: every usable ISA, type and op on a fixed set of rows.
+ *
+ * Prints a line for each: a digest of all results, the worst error against long double, and ok or why not. Exits 0 when
+ * all is well. It checks that
+ *   - the errors are within the promised bounds, and NaN, infinities and underflow where they belong;
+ *   - threads, strides, working in place and the other rows of an array change no bit, and nothing else is written;
+ *   - all ISAs with fused multiply-add ("scalar" has none) give the same bits.
+ * The rows come from integers by exact operations, so that digests can be compared between machines. */
+#include <float.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fastsoftmax.h"
+
+enum { ISAS = 8 };
+
+static const struct op {
+    const char *name;
+    double bound[FSM_TYPE_COUNT]; /* ulp */
+    bool one;                     /* one number a row */
+} ops[FSM_OP_COUNT] = {
+    [FSM_SOFTMAX] = {"softmax", {3, 3.5}, false},           [FSM_LOG_SOFTMAX] = {"log_softmax", {2, 2.5}, false},
+    [FSM_LOGSUMEXP] = {"logsumexp", {1.5, 2}, true},        [FSM_LOGMEANEXP] = {"logmeanexp", {1.5, 2}, true},
+    [FSM_LOGCUMSUMEXP] = {"logcumsumexp", {1.5, 2}, false}, [FSM_SIGMOID] = {"sigmoid", {3, 3}, false},
+    [FSM_SOFTPLUS] = {"softplus", {3, 3}, false},
+};
+
+static const struct type {
+    const char *name;
+    size_t size;
+    int digits, lowest; /* of the significand; the exponent of the smallest subnormal */
+    int64_t width;      /* e^-width is under half of it */
+    int64_t far;        /* near the |max| from which the kernels subtract it */
+} types[FSM_TYPE_COUNT] = {{"f32", sizeof(float), FLT_MANT_DIG, -149, 103, 205},
+                           {"f64", sizeof(double), DBL_MANT_DIG, -1074, 744, 1495}};
+
+static double get(fsm_type type, const void *p, size_t i) {
+    return type == FSM_F32 ? (double)((const float *)p)[i] : ((const double *)p)[i];
+}
+static void put(fsm_type type, void *p, size_t i, double value) {
+    if (type == FSM_F32)
+        ((float *)p)[i] = (float)value;
+    else
+        ((double *)p)[i] = value;
+}
+static void copy(fsm_type type, void *to, const void *from) {
+    if (type == FSM_F32)
+        *(float *)to = *(const float *)from;
+    else
+        *(double *)to = *(const double *)from;
+}
+static void put_bits(fsm_type type, void *p, size_t i, uint64_t bits) {
+    uint32_t low = (uint32_t)bits;
+    memcpy((char *)p + i * types[type].size, type == FSM_F32 ? (void *)&low : (void *)&bits, types[type].size);
+}
+
+/* ---- What came of it ---- */
+
+static struct result {
+    uint64_t digest;
+    long double worst;
+    char failure[160]; /* the first; empty when all is well */
+} results[ISAS][FSM_TYPE_COUNT][FSM_OP_COUNT];
+
+static void fail(struct result *r, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    if (!*r->failure) vsnprintf(r->failure, sizeof r->failure, format, arguments);
+    va_end(arguments);
+}
+
+/* ---- Rows ---- */
+
+static uint64_t state;
+
+static uint64_t draw(void) { /* splitmix64 (Vigna) */
+    uint64_t z = state += 0x9e3779b97f4a7c15;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+    z = (z ^ z >> 27) * 0x94d049bb133111eb;
+    return z ^ z >> 31;
+}
+
+/* Numbers are made in units of 2^-52, where 1744 fits an int64_t, and rounded once. */
+#define UNIT 0x1p-52
+#define FIXED(x) ((int64_t)((x) / UNIT))
+
+static int64_t uniform(int64_t width) { return -(int64_t)(draw() >> 12) * width; }
+
+static int64_t normal(int64_t spread) { /* a sum of twelve */
+    int64_t sum = -6 * (1 << 21);
+    for (int i = 0; i < 4; i++) {
+        uint64_t z = draw();
+        sum += (int64_t)((z & 0x1fffff) + (z >> 21 & 0x1fffff) + (z >> 42 & 0x1fffff));
+    }
+    return (sum * ((int64_t)1 << 31) + (int64_t)(draw() >> 33)) * spread;
+}
+
+enum set {
+    NORMAL_1,
+    NORMAL_10,
+    UNIFORM,
+    UNIFORM_UP,
+    UNIFORM_DOWN,
+    FAR,
+    CONSTANT,
+    GAP,
+    RAMP_UP,
+    RAMP_DOWN,
+    SUBNORMAL,
+    HUGE_ONES,
+    SPECIAL,
+    SETS
+};
+
+static double constant(fsm_type type, size_t k) {
+    double largest = type == FSM_F32 ? (double)FLT_MAX : DBL_MAX, smallest = type == FSM_F32 ? 0x1p-149 : 0x1p-1074;
+    const double constants[] = {0,   1,       -1,   0.1,  88.7,    -88.8,    209.9,
+                                210, -1499.5, 1500, 1e30, largest, -largest, smallest};
+    return constants[k % (sizeof constants / sizeof *constants)];
+}
+
+/* Row k of a block of rows of n. */
+static void fill(enum set set, fsm_type type, void *x, size_t k, size_t n) {
+    const int64_t width = types[type].width, span = k % 2 ? 1500 : width, step = (span << 52) / (int64_t)n;
+    const int fraction = types[type].digits - 1;
+    for (size_t i = 0; i < n; i++) {
+        int64_t v = 0;
+        switch (set) {
+            case NORMAL_1:
+                v = normal(1);
+                break;
+            case NORMAL_10:
+            case SPECIAL:
+                v = normal(10);
+                break;
+            case UNIFORM:
+                v = uniform(width) + FIXED(0.3);
+                break;
+            case UNIFORM_UP:
+                v = uniform(width) + FIXED(77.7);
+                break;
+            case UNIFORM_DOWN:
+                v = uniform(width) - FIXED(1000.3);
+                break;
+            case FAR:
+                v = normal(3) + (k % 2 ? -types[type].far : types[type].far) * FIXED(1.0);
+                break;
+            case GAP:
+                v = FIXED(20.1) - (i != k % n) * (int64_t)(k * 7 + n) % (width + 1) * FIXED(1.01);
+                break;
+            case RAMP_UP:
+                v = (int64_t)i * step - FIXED(0.7);
+                break;
+            case RAMP_DOWN:
+                v = FIXED(3.3) - (int64_t)i * (step >> k % 16);
+                break;
+            case CONSTANT:
+            case SUBNORMAL:
+            case HUGE_ONES:
+            case SETS:
+                break;
+        }
+        put(type, x, i, (double)v * UNIT);
+        if (set == CONSTANT) put(type, x, i, constant(type, k + n));
+        uint64_t mantissa = draw() >> (64 - fraction), sign = (k ? draw() % 2 : 0) << (type == FSM_F32 ? 31 : 63);
+        if (set == SUBNORMAL) put_bits(type, x, i, mantissa | sign);
+        if (set == HUGE_ONES)
+            put_bits(type, x, i, mantissa | (type == FSM_F32 ? UINT64_C(0xfe) : 0x7fe) << fraction | sign);
+    }
+    if (set != SPECIAL) return;
+    const size_t kind = (k + n) % 7;
+    for (size_t i = 0; i < n; i++) {
+        if (kind == 0 || (kind < 5 && draw() % 4 == 0)) put(type, x, i, -(double)INFINITY);
+        if (kind == 5) put(type, x, i, draw() % 2 ? 0.0 : -0.0);
+    }
+    if (kind == 1 || kind == 2) put(type, x, draw() % n, (double)INFINITY);
+    if (kind == 2 || kind == 3) put(type, x, draw() % n, (double)NAN);
+    if (kind == 6) put(type, x, draw() % n, -(double)INFINITY);
+}
+
+/* ---- The exact results ---- */
+
+/* Is long double long enough? Valgrind's is not, whatever the compiler says. */
+static bool can_compare(void) {
+    volatile long double one = 1, more = 0x1p-63L;
+    return LDBL_MANT_DIG >= 64 && one + more != one;
+}
+
+struct exact {
+    long double y, floor; /* errors count in ulp of the larger; floor < 0: not computed */
+};
+
+struct row {
+    size_t n;
+    long double *x, *e;        /* e^(x - max) */
+    long double max, sum, log; /* of all; log (sum e^(x - max)), without cancellation */
+    bool nan;
+};
+
+/* Pairwise, leaving out what equals the maximum. */
+static long double sum_below(const struct row *r, size_t from, size_t to) {
+    if (to - from > 8) return sum_below(r, from, from + (to - from) / 2) + sum_below(r, from + (to - from) / 2, to);
+    long double sum = 0;
+    for (size_t i = from; i < to; i++) sum += r->x[i] < r->max ? r->e[i] : 0;
+    return sum;
+}
+
+static void open_row(struct row *r) {
+    size_t count = 0;
+    r->max = -(long double)INFINITY;
+    r->nan = false;
+    for (size_t i = 0; i < r->n; i++) {
+        r->nan |= isnan(r->x[i]) != 0;
+        if (r->x[i] > r->max) r->max = r->x[i];
+    }
+    if (!isfinite(r->max)) return;
+    for (size_t i = 0; i < r->n; i++) {
+        r->e[i] = expl(r->x[i] - r->max);
+        count += r->x[i] == r->max;
+    }
+    long double below = sum_below(r, 0, r->n);
+    r->sum = (long double)count + below;
+    r->log = logl((long double)count) + log1pl(below / (long double)count);
+}
+
+/* Results that cost a logarithm or an exponential each are sampled on long rows. */
+static bool sampled(const struct row *r, size_t i) { return r->n < 300 || i % 32 == 5 || i + 4 > r->n; }
+
+static struct exact softmax_at(const struct row *r, size_t i) {
+    return (struct exact){r->nan || !isfinite(r->max) ? (long double)NAN : r->e[i] / r->sum, 0};
+}
+static struct exact log_softmax_at(const struct row *r, size_t i) {
+    return (struct exact){r->nan || !isfinite(r->max) ? (long double)NAN : (r->x[i] - r->max) - r->log, 0};
+}
+static struct exact logsumexp_of(const struct row *r, bool mean) {
+    long double log_n = logl((long double)r->n);
+    if (r->nan || !isfinite(r->max)) return (struct exact){r->nan ? (long double)NAN : r->max, 0};
+    return (struct exact){r->max + (r->log - (mean ? log_n : 0)), mean ? log_n : r->log};
+}
+static struct exact sigmoid_at(const struct row *r, size_t i) {
+    long double x = r->x[i], e = expl(-fabsl(x));
+    return (struct exact){isnan(x) ? x : x < 0 ? e / (1 + e) : 1 / (1 + e), sampled(r, i) ? 0 : -1};
+}
+static struct exact softplus_at(const struct row *r, size_t i) {
+    long double x = r->x[i];
+    return (struct exact){isnan(x) ? x : (x > 0 ? x : 0) + log1pl(expl(-fabsl(x))), 0};
+}
+
+/* Sums of e^(x - base), where no base is so far below that long double overflows. */
+static void logcumsumexp(const struct row *r, struct exact *y) {
+    long double base = 0, max = -(long double)INFINITY, top = 0, count = 0, below = 0, lost = 0;
+    for (size_t i = 0; i < r->n; i++) {
+        long double x = r->x[i], more = 0;
+        if (isnan(max) || isnan(x)) {
+            max = (long double)NAN;
+        } else if (x > max) {
+            more = count * top;
+            if (!isfinite(max) || x - base > 5000) {
+                long double to = x - r->max > -5000 ? r->max : x;
+                below = isfinite(max) ? (below + more) * expl(base - to) : 0;
+                lost = more = 0;
+                base = to;
+            }
+            max = x;
+            count = 1;
+            top = base == r->max ? r->e[i] : expl(x - base);
+        } else if (x == max) {
+            count++;
+        } else {
+            more = base == r->max ? r->e[i] : expl(x - base);
+        }
+        long double sum = below + (more - lost); /* Kahan */
+        lost = (sum - below) - (more - lost);
+        below = sum;
+        if (!isfinite(max)) {
+            y[i] = (struct exact){max, 0};
+        } else if (sampled(r, i)) {
+            long double log = logl(count) + log1pl(below / (count * top));
+            y[i] = (struct exact){max + log, log};
+        } else {
+            y[i] = (struct exact){0, -1};
+        }
+    }
+}
+
+static void compute_exact(const struct row *r, fsm_op op, struct exact *y) {
+    if (ops[op].one) *y = logsumexp_of(r, op == FSM_LOGMEANEXP);
+    if (op == FSM_LOGCUMSUMEXP) logcumsumexp(r, y);
+    for (size_t i = 0; i < r->n; i++) {
+        if (op == FSM_SOFTMAX) y[i] = softmax_at(r, i);
+        if (op == FSM_LOG_SOFTMAX) y[i] = log_softmax_at(r, i);
+        bool skip = !sampled(r, i);
+        if (op == FSM_SIGMOID) y[i] = skip ? (struct exact){0, -1} : sigmoid_at(r, i);
+        if (op == FSM_SOFTPLUS) y[i] = skip ? (struct exact){0, -1} : softplus_at(r, i);
+    }
+}
+
+static long double error_ulp(fsm_type type, double got, struct exact want) {
+    if (want.floor < 0) return 0;
+    if (isnan(want.y)) return isnan(got) ? 0 : (long double)INFINITY;
+    if ((double)want.y == got) return 0; /* also infinities, and what overflows to them */
+    int exponent, overflow = type == FSM_F32 ? FLT_MAX_EXP : DBL_MAX_EXP;
+    long double size = fmaxl(fabsl(want.y), want.floor);
+    frexpl(size, &exponent);
+    if (exponent > overflow) return !signbit(got) == !signbit(want.y) && isinf(got) ? 0 : (long double)INFINITY;
+    exponent -= types[type].digits;
+    if (exponent < types[type].lowest || size == 0) exponent = types[type].lowest;
+    return ldexpl(fabsl((long double)got - want.y), -exponent);
+}
+
+/* ---- Layouts ---- */
+
+/* All that a layout may change is where things lie. Row k is outer k / inner, inner k % inner. */
+struct layout {
+    const char *name;
+    size_t outer, inner;
+    ptrdiff_t x[3], y[3]; /* strides of outer, n, inner */
+    unsigned threads;
+    bool plain, in_place; /* strides given as NULL; y is x */
+};
+
+struct block {
+    fsm_type type;
+    size_t rows, n;
+    void *x, *y, *in, *out; /* dense, and as a layout has them */
+    void *row;              /* scratch */
+    size_t turn;            /* which layouts */
+};
+
+enum { UNTOUCHED = 0xA5 };
+
+/* Where the first element is, so that the lowest lies one element in, and how many elements that takes. */
+static size_t first_of(const ptrdiff_t s[3], const size_t count[3], size_t *extent) {
+    ptrdiff_t low = 1, high = 2;
+    for (int d = 0; d < 3; d++) {
+        ptrdiff_t reach = (ptrdiff_t)(count[d] - 1) * s[d];
+        *(reach < 0 ? &low : &high) += reach < 0 ? -reach : reach;
+    }
+    *extent = (size_t)(low + high);
+    return (size_t)low;
+}
+
+static void canonical_nans(fsm_type type, void *p, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (isnan(get(type, p, i))) put(type, p, i, (double)NAN);
+}
+
+/* Where row k begins, in bytes. */
+static ptrdiff_t row_at(const struct layout *l, const ptrdiff_t s[3], size_t first, size_t k, size_t size) {
+    ptrdiff_t at = (ptrdiff_t)(k / l->inner) * s[0] + (ptrdiff_t)(k % l->inner) * s[2];
+    return ((ptrdiff_t)first + at) * (ptrdiff_t)size;
+}
+
+static void check_layout(const struct block *b, const fsm_isa *isa, fsm_op op, const struct layout *l,
+                         struct result *r) {
+    const size_t size = types[b->type].size, m = ops[op].one ? 1 : b->n;
+    const size_t in[3] = {l->outer, b->n, l->inner}, out[3] = {l->outer, m, l->inner};
+    const ptrdiff_t *sx = l->x, *sy = l->in_place ? l->x : l->y;
+    size_t x_extent, y_extent, x_first = first_of(sx, in, &x_extent), y_first = first_of(sy, out, &y_extent);
+    char *x = b->in, *y = l->in_place ? b->in : b->out;
+    memset(x, UNTOUCHED, x_extent * size);
+    memset(y, UNTOUCHED, y_extent * size);
+    for (size_t k = 0; k < b->rows; k++) {
+        char *to = x + row_at(l, sx, x_first, k, size), *from = (char *)b->x + k * b->n * size;
+        for (size_t i = 0; i < b->n; i++, to += sx[1] * (ptrdiff_t)size) copy(b->type, to, from + i * size);
+    }
+    const ptrdiff_t strides[6] = {sx[0], sx[1], sx[2], sy[0], sy[1], sy[2]};
+    if (fsm_run(isa, op, b->type, x + x_first * size, y + y_first * size, l->outer, b->n, l->inner,
+                l->plain ? NULL : strides, l->threads))
+        fail(r, "%s: an error was returned", l->name);
+    const bool repeated = sx[0] == 0 && l->outer > 1; /* all rows are one: the last that was copied */
+    for (size_t k = 0; k < b->rows; k++) {
+        char *got = y + row_at(l, sy, y_first, k, size), *row = b->row;
+        for (size_t i = 0; i < m; i++, got += sy[1] * (ptrdiff_t)size) {
+            copy(b->type, row + i * size, got);
+            memset(got, UNTOUCHED, size);
+        }
+        canonical_nans(b->type, row, m);
+        if (memcmp(row, (char *)b->y + (repeated ? b->rows - 1 : k) * m * size, m * size))
+            fail(r, "%s: other bits at n = %zu", l->name, b->n);
+    }
+    if (y[0] != (char)UNTOUCHED || memcmp(y, y + 1, y_extent * size - 1))
+        fail(r, "%s: wrote beyond its rows at n = %zu", l->name, b->n);
+}
+
+static void check_layouts(const struct block *b, const fsm_isa *isa, fsm_op op, struct result *r) {
+    const ptrdiff_t n = (ptrdiff_t)b->n, m = ops[op].one ? 1 : n, k = (ptrdiff_t)b->rows, half = k / 2;
+    const size_t rows = b->rows;
+    const struct layout layouts[] = {
+        {"rows, 2 threads", rows, 1, {n, 1, 1}, {m, 1, 1}, 2, true, false},
+        {"rows in place, 5 threads", rows, 1, {n, 1, 1}, {m, 1, 1}, 5, true, !ops[op].one},
+        {"columns", 1, rows, {n * k, k, 1}, {m * k, k, 1}, 1, true, false},
+        {"columns in place, 5 threads", 1, rows, {n * k, k, 1}, {m * k, k, 1}, 5, true, !ops[op].one},
+        {"rows of columns, 2 threads", 2, rows / 2, {n * half, half, 1}, {m * half, half, 1}, 2, true, false},
+        {"apart, 5 threads",
+         2,
+         rows / 2,
+         {(2 * n + 1) * half, 2, 2 * n + 1},
+         {(3 * m + 1) * half, 3, 3 * m + 1},
+         5,
+         false,
+         false},
+        {"reversed", rows, 1, {-n - 1, -1, 1}, {-m - 2, -1, 1}, 1, false, false},
+        {"with gaps", rows, 1, {n + 5, 1, 1}, {m + 3, 1, 1}, 1, false, false},
+        {"one row repeated", rows, 1, {0, 1, 1}, {m, 1, 1}, 1, false, false},
+    };
+    const size_t every = b->n > 1000 ? 9 : 3; /* in turns, since emulators are slow */
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
+        if ((i + b->turn) % every == 0) check_layout(b, isa, op, &layouts[i], r);
+}
+
+/* ---- One block of rows on everything ---- */
+
+static void *get_memory(size_t bytes) {
+    void *p = malloc(bytes);
+    if (!p) {
+        fprintf(stderr, "selfcheck: no memory\n");
+        exit(2);
+    }
+    return p;
+}
+
+static void add_to_digest(struct result *r, fsm_type type, const void *y, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bits = 0;
+        uint32_t narrow;
+        memcpy(&narrow, (const char *)y + i * types[type].size, sizeof narrow);
+        if (type == FSM_F64) memcpy(&bits, (const char *)y + i * sizeof bits, sizeof bits);
+        r->digest = (r->digest ^ (type == FSM_F64 ? bits : narrow)) * 0x9e3779b97f4a7c15;
+        r->digest ^= r->digest >> 29;
+    }
+}
+
+static void check_errors(const struct block *b, const struct exact *want, size_t count, fsm_op op, struct result *r) {
+    for (size_t i = 0; i < count; i++) {
+        double got = get(b->type, b->y, i);
+        long double error = error_ulp(b->type, got, want[i]);
+        if (!(error <= r->worst)) r->worst = error;
+        if (!(error <= ops[op].bound[b->type]))
+            fail(r, "%.5Lg ulp at n = %zu, got %a, exact %La", error, b->n, got, want[i].y);
+    }
+}
+
+/* The named functions are the general call on the best ISA. */
+static void check_named(const struct block *b, fsm_op op, struct result *r) {
+    static void (*const f32[])(const float *, float *, size_t, size_t) = {fsm_softmax_f32, fsm_log_softmax_f32,
+                                                                          fsm_logsumexp_f32};
+    static void (*const f64[])(const double *, double *, size_t, size_t) = {fsm_softmax_f64, fsm_log_softmax_f64,
+                                                                            fsm_logsumexp_f64};
+    const size_t count = ops[op].one ? b->rows : b->rows * b->n;
+    if (b->type == FSM_F32)
+        f32[op](b->x, b->out, b->rows, b->n);
+    else
+        f64[op](b->x, b->out, b->rows, b->n);
+    canonical_nans(b->type, b->out, count);
+    if (memcmp(b->out, b->y, count * types[b->type].size))
+        fail(r, "fsm_%s_%s: other bits", ops[op].name, types[b->type].name);
+}
+
+enum { SHARED_OPS = FSM_LOGMEANEXP + 1 }; /* those whose long rows threads share */
+
+static void check_block(enum set set, fsm_type type, size_t rows, size_t n, bool accuracy) {
+    const size_t size = types[type].size, most = rows * (3 * n + 8) + 8;
+    struct block b = {type,
+                      rows,
+                      n,
+                      get_memory(rows * n * size),
+                      get_memory(rows * n * size),
+                      get_memory(most * size),
+                      get_memory(most * size),
+                      get_memory(n * size),
+                      n > 65536 ? 9 - n % 2 : n + set};
+    for (size_t k = 0; k < rows; k++) fill(set, type, (char *)b.x + k * n * size, k, n);
+
+    const size_t referred = n < 1000 ? rows : 1; /* rows that are compared with long double */
+
+    struct row row = {.n = n, .x = get_memory(n * sizeof *row.x), .e = get_memory(n * sizeof *row.e)};
+    struct exact *exact[FSM_OP_COUNT];
+    for (size_t op = 0; op < FSM_OP_COUNT; op++) exact[op] = get_memory(referred * n * sizeof **exact);
+    for (size_t k = 0; k < referred && accuracy; k++) {
+        for (size_t i = 0; i < n; i++) row.x[i] = (long double)get(type, b.x, k * n + i);
+        open_row(&row);
+        for (size_t op = 0; op < FSM_OP_COUNT; op++)
+            compute_exact(&row, (fsm_op)op, exact[op] + k * (ops[op].one ? 1 : n));
+    }
+    const fsm_isa *isa;
+    for (size_t i = 0; (isa = fsm_isa_usable(i)); i++)
+        for (size_t op = 0; op < (n > 10000 ? SHARED_OPS : FSM_OP_COUNT); op++) {
+            struct result *r = &results[i][type][op];
+            const size_t m = ops[op].one ? 1 : n;
+            if (fsm_run(isa, (fsm_op)op, type, b.x, b.y, rows, n, 1, NULL, 1)) fail(r, "an error was returned");
+            canonical_nans(type, b.y, rows * m);
+            add_to_digest(r, type, b.y, rows * m);
+            if (accuracy) check_errors(&b, exact[op], referred * m, (fsm_op)op, r);
+            check_layouts(&b, isa, (fsm_op)op, r);
+            if (i == 0 && op <= FSM_LOGSUMEXP) check_named(&b, (fsm_op)op, r);
+        }
+    for (size_t op = 0; op < FSM_OP_COUNT; op++) free(exact[op]);
+    free(row.x), free(row.e), free(b.x), free(b.y), free(b.in), free(b.out), free(b.row);
+}
+
+static void check_set(enum set set, fsm_type type, bool accuracy) {
+    static const size_t more[] = {127, 128, 129, 130, 131, 255, 256, 257, 1000};
+    static const struct {
+        enum set set;
+        size_t rows, n; /* sums are cut into blocks of 8192; from 65536 threads share a row */
+    } longer[] = {{NORMAL_10, 2, 8191}, {NORMAL_10, 2, 8192}, {NORMAL_10, 2, 8193},  {UNIFORM_UP, 2, 20000},
+                  {RAMP_UP, 2, 8193},   {SPECIAL, 2, 8193},   {NORMAL_10, 1, 70001}, {SPECIAL, 1, 65537}};
+    for (size_t n = 1; n <= 70; n++)
+        if (n < 25 || set == NORMAL_10 || (n + set) % 3 == 0)
+            check_block(set, type, n == 2 && set == GAP ? 256 : n < 25 && (n + set) % 4 == 0 ? 18 : 2, n, accuracy);
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++)
+        if (set == NORMAL_10 || (i + set) % 2 == 0) check_block(set, type, 2, more[i], accuracy);
+    for (size_t i = 0; i < sizeof longer / sizeof *longer; i++)
+        if (longer[i].set == set) check_block(set, type, longer[i].rows, longer[i].n, accuracy);
+}
+
+/* ---- Calls without rows, and bad ones ---- */
+
+static bool check_calls(void) {
+    float x = 1, y = 2;
+    bool good = fsm_run(NULL, FSM_OP_COUNT, FSM_F32, &x, &y, 1, 1, 1, NULL, 1) == FSM_INVALID;
+    good &= fsm_run(NULL, FSM_SOFTMAX, FSM_TYPE_COUNT, &x, &y, 1, 1, 1, NULL, 1) == FSM_INVALID;
+    good &= fsm_run(NULL, FSM_SOFTMAX, FSM_F32, NULL, &y, 1, 0, 1, NULL, 1) == FSM_OK;
+    good &= fsm_run(NULL, FSM_LOGSUMEXP, FSM_F32, NULL, &y, 0, 5, 1, NULL, 1) == FSM_OK && y == 2;
+    good &= fsm_run(NULL, FSM_LOGSUMEXP, FSM_F32, NULL, &y, 1, 0, 1, NULL, 1) == FSM_OK && y == -INFINITY;
+    good &= fsm_run(NULL, FSM_LOGMEANEXP, FSM_F32, NULL, &y, 1, 0, 1, NULL, 1) == FSM_OK && isnan(y);
+    bool built = false;
+    for (size_t i = 0; fsm_isa_built(i); i++) built |= !strcmp(fsm_isa_built(i), fsm_isa_name(fsm_isa_usable(0)));
+    return good && built;
+}
+
+int main(void) {
+    const bool accuracy = can_compare();
+    if (!accuracy) printf("long double is too short here to check errors against: only bits are\n");
+    for (size_t set = 0; set < SETS; set++)
+        for (size_t type = 0; type < FSM_TYPE_COUNT; type++) {
+            state = 1000 * set + type;
+            check_set((enum set)set, (fsm_type)type, accuracy);
+        }
+    int checks = 1, failed = !check_calls();
+    printf("calls %s\n", failed ? "FAILED" : "ok");
+    const fsm_isa *isa;
+    size_t fma = ISAS; /* the first that has it */
+    for (size_t i = 0; (isa = fsm_isa_usable(i)); i++) {
+        if (fma == ISAS && strcmp(fsm_isa_name(isa), "scalar") != 0) fma = i;
+        for (size_t type = 0; type < FSM_TYPE_COUNT; type++)
+            for (size_t op = 0; op < FSM_OP_COUNT; op++) {
+                struct result *r = &results[i][type][op];
+                if (strcmp(fsm_isa_name(isa), "scalar") != 0 && r->digest != results[fma][type][op].digest)
+                    fail(r, "other bits than %s", fsm_isa_name(fsm_isa_usable(fma)));
+                printf("%-6s %s %-12s %016" PRIx64 " %7.5Lg ulp  %s%s\n", fsm_isa_name(isa), types[type].name,
+                       ops[op].name, r->digest, r->worst, *r->failure ? "FAILED: " : "ok", r->failure);
+                checks++;
+                failed += *r->failure != 0;
+            }
+    }
+    printf("selfcheck: %d checks, %d failed\n", checks, failed);
+    return failed != 0;
+}
