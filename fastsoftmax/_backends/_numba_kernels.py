@@ -258,10 +258,10 @@ def _place(p, index, count):
     return address, ir.IntType(32)(p.dtype.bitwidth // 8), mask
 
 
-def load_first(p, index, count):
-    """The first `count` lanes from p[index], -inf in the others; reads no further. A constant 16 is a plain load."""
+def load_first(p, index, count, rest=-np.inf):
+    """The first `count` lanes from p[index], `rest` in the others; reads no further. A constant 16 is a plain load."""
     lanes = Lanes(p.dtype)
-    rest = p.new(lanes, None).like(-np.inf).llvm
+    rest = p.new(lanes, None).like(rest).llvm
     return p.call(f"llvm.masked.load.v{WIDTH}f{p.dtype.bitwidth}.p0", lanes, *_place(p, index, count), rest)
 
 
@@ -283,7 +283,8 @@ def _pair(kind, *_):
     return types.UniTuple(kind, 2)
 
 
-load = staged(_lanes)(load_first)
+load = staged(_lanes)(lambda p, index, count: load_first(p, index, count))
+load_or_zero = staged(_lanes)(lambda p, index, count: load_first(p, index, count, 0.0))
 store = staged(lambda *_: types.void)(store_first)
 maximum = staged(_first)(larger)
 
@@ -326,10 +327,13 @@ def exp_parts(t, magic):
 
 def shift_of(m):
     """(c, N) for the maximum m: terms are e^(x - c) 2^-N, where either c = 0 or x - c is exact."""
-    magnitude = where(m, "<", 0.0, -m, m)
-    magic, edge = m.like(m.format.magic), m.format.shift_from
-    near = where(magnitude, ">=", edge, 0.0, m)  # before the product, which must not overflow
-    return where(magnitude, ">=", edge, m, 0.0), fma(near, m.format.k.LOG2E, magic) - magic
+    magic, edge = m.like(m.format.magic), m.like(m.format.shift_from)
+    bits = m.dtype.bitwidth
+    magnitude = m.call(f"llvm.fabs.f{bits}", m.dtype, m.llvm)
+    near = m.call(f"llvm.minnum.f{bits}", m.dtype, magnitude.llvm, edge.llvm)  # the product must not overflow; LLVM
+    near = m.call(f"llvm.copysign.f{bits}", m.dtype, near.llvm, m.llvm)  # would take it out of a mere selection
+    n = fma(near, m.format.k.LOG2E, magic) - magic
+    return where(magnitude, ">=", edge, m, 0.0), where(magnitude, ">=", edge, 0.0, n)
 
 
 def base_of(c, n):
@@ -526,7 +530,7 @@ def map_lanes(function, x, y, begin, end, parameters):
         store(y, i, WIDTH, function(load(x, i, WIDTH), parameters))
         i += WIDTH
     if i < end:
-        store(y, i, end - i, function(load(x, i, end - i), parameters))
+        store(y, i, end - i, function(load_or_zero(x, i, end - i), parameters))
 
 
 @jit
@@ -682,7 +686,8 @@ def mean_of(m, log_sum, n):
 def rebased(m, origin, c, n, total, low):
     """(c, N) of a new base for the maximum m, and the running sum on it: the factor is e^(c - c') 2^(N - N')."""
     c_new, n_new = shift_of(m)
-    factor = term(c - c_new, base_of(m.like(0.0), n_new - n)) * m.format.down
+    down = m.call("llvm.minnum.f64", m.dtype, (c - c_new).llvm, m.like(0.0).llvm)  # it is, but for the first element
+    factor = term(down, base_of(m.like(0.0), n_new - n)) * m.format.down
     factor = where(origin, "==", -np.inf, 0.0, factor)
     return c_new, n_new, total * factor, low * factor
 
