@@ -337,7 +337,7 @@ def shift_of(m):
 
 
 def base_of(c, n):
-    """What term() needs of them. The lowest exponent is a quarter up: no rounding mode of the caller's makes it less."""
+    """What term() needs of them. The lowest exponent is a quarter up, so that no rounding mode makes it less."""
     floor = where(c, ">", 0.0, 0.0, -np.inf)  # below, x - c could overflow; the term is 0 either way
     lowest = (n - n.format.bias + 0.25) * n.format.k.LN2
     return c, n.format.magic + (n.format.bias - n), lowest, floor
