@@ -1,4 +1,4 @@
-/* How to embed fastsoftmax: the chance of each class, and the loss of the right one. Prints both; exits 0 when right. */
+/* How to embed fastsoftmax: the chance of each class, and the loss of the right one. Exits 0 when both are right. */
 #include <math.h>
 #include <stdio.h>
 

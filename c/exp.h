@@ -9,7 +9,7 @@
  * r: n LN2_HI cancels exactly against t (|t| < 2^12), so the reduction is rounded once, by the LN2_LO step.
  * Worst errors, checked by tests/exp_check.c (float32: over all inputs; float64: over samples):
  *   float32  1.0128 ulp at t = 0x1.da72c4p+5      without FMA 0.9886 ulp at t = -0x1.769da2p+2
- *   float64  1.0029 ulp at t = 0x1.a75d747be5f25p+9            0.9614 ulp at t = -0x1.6cbe6dec6aa49p+9
+ *   float64  1.0031 ulp at t = 0x1.a75d747be5f25p+9            0.9703 ulp at t = 0x1.d4f2319b23224p+5
  * Lost: Horner down to the constant term (one operation less, but 1.4 ulp of what 1 + s rounds to); one more degree (one
  * operation more, 0.98 ulp); adding the LN2_LO step to s instead of r (one more, 0.89 ulp); a 16-entry table and degree 3
  * (a tenth faster with AVX-512, but such a table does not fit AVX2, and NEON and Numba would have to gather). */

@@ -9,6 +9,8 @@
 
 enum {
     CHUNK = 1 << 14,     /* elements that a thread claims at once, roughly */
+    SQUARE = 16,         /* rows of a tile, and elements of them copied at once: sixteen float32 are a cache line */
+    PAD = 16,            /* elements between the rows of a tile, so that they do not all fall on one set of the cache */
     SHARE_FROM = 1 << 16 /* rows from this length are shared by the threads when there are few of them */
 };
 
@@ -66,19 +68,23 @@ static void run_rows(void *job, size_t index) {
 
 /* ---- Rows whose elements are apart: a tile of them is gathered, worked on in place, scattered ---- */
 
-/* to[k][i] = from[i][k] for float (4) or double (8 bytes); strides in elements. */
-static void transpose(const struct job *j, const void *from, ptrdiff_t from_row, ptrdiff_t from_step, void *to,
-                      ptrdiff_t to_row, ptrdiff_t to_step, size_t rows, size_t n) {
-    if (j->type == FSM_F32) {
-        const float *a = from;
-        float *b = to;
-        for (size_t k = 0; k < n; k++, a += from_step, b += to_step)
-            for (size_t i = 0; i < rows; i++) b[(ptrdiff_t)i * to_row] = a[(ptrdiff_t)i * from_row];
+/* to[r][c] = from[r][c]; strides in elements. A square at a time, so that both sides move in whole cache lines, and along
+ * the line that is written (read along it, scattering takes twice as long). */
+#define COPY(T)                                                                                           \
+    for (size_t c = 0; c < columns; c += SQUARE)                                                          \
+        for (size_t r = 0; r < rows; r++) {                                                               \
+            const T *a = (const T *)from + (ptrdiff_t)r * from_row + (ptrdiff_t)c * from_column;          \
+            T *b = (T *)to + (ptrdiff_t)r * to_row + (ptrdiff_t)c * to_column;                            \
+            size_t end = columns - c < SQUARE ? columns - c : SQUARE;                                     \
+            for (size_t i = 0; i < end; i++) b[(ptrdiff_t)i * to_column] = a[(ptrdiff_t)i * from_column]; \
+        }
+
+static void copy(fsm_type type, const void *from, ptrdiff_t from_row, ptrdiff_t from_column, void *to, ptrdiff_t to_row,
+                 ptrdiff_t to_column, size_t rows, size_t columns) {
+    if (type == FSM_F32) {
+        COPY(float)
     } else {
-        const double *a = from;
-        double *b = to;
-        for (size_t k = 0; k < n; k++, a += from_step, b += to_step)
-            for (size_t i = 0; i < rows; i++) b[(ptrdiff_t)i * to_row] = a[(ptrdiff_t)i * from_row];
+        COPY(double)
     }
 }
 
@@ -95,13 +101,13 @@ static void run_tile(void *job, size_t index) {
     size_t count = j->inner.count - inner < j->together ? j->inner.count - inner : j->together;
     size_t mine = take_tile(j);
     char *tile = j->tiles + mine * j->tile_bytes;
-    ptrdiff_t pitch = (ptrdiff_t)n;
-    transpose(j, x_row(j, outer, inner), j->inner.x, j->row.x, tile, pitch, 1, count, n);
+    ptrdiff_t pitch = (ptrdiff_t)n + PAD;
+    copy(j->type, x_row(j, outer, inner), j->inner.x, j->row.x, tile, pitch, 1, count, n);
     if (gives_one_number(j->op)) {
         j->kernels->rows(j->op, tile, pitch, y_row(j, outer, inner), j->inner.y, count, n);
     } else {
         j->kernels->rows(j->op, tile, pitch, tile, pitch, count, n);
-        transpose(j, tile, pitch, 1, y_row(j, outer, inner), j->inner.y, j->row.y, count, n);
+        copy(j->type, tile, 1, pitch, y_row(j, outer, inner), j->row.y, j->inner.y, n, count);
     }
     atomic_flag_clear_explicit(&j->tile_taken[mine], memory_order_release);
 }
@@ -172,8 +178,8 @@ static fsm_status share_rows(struct job *j, unsigned threads) {
 }
 
 static fsm_status run_in_tiles(struct job *j, unsigned threads) {
-    size_t row_bytes = j->row.count * size_of[j->type], widest = ((size_t)64 << 20) / row_bytes;
-    j->together = widest < 1 ? 1 : widest < 16 ? widest : 16; /* sixteen float32 are a cache line */
+    size_t row_bytes = (j->row.count + PAD) * size_of[j->type], widest = ((size_t)64 << 20) / row_bytes;
+    j->together = widest < 1 ? 1 : widest < SQUARE ? widest : SQUARE;
     size_t tasks = j->outer.count * groups(j), slots = threads < 1 ? 1 : threads < tasks ? threads : tasks;
     j->tile_bytes = j->together * row_bytes;
     j->tiles = malloc(slots * j->tile_bytes);

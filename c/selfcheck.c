@@ -392,20 +392,14 @@ static void check_layout(const struct block *b, const fsm_isa *isa, fsm_op op, c
 static void check_layouts(const struct block *b, const fsm_isa *isa, fsm_op op, struct result *r) {
     const size_t rows = b->rows, outer = rows < 2 ? 1 : 2, inner = rows / outer;
     const ptrdiff_t n = (ptrdiff_t)b->n, m = ops[op].one ? 1 : n, k = (ptrdiff_t)rows, w = (ptrdiff_t)inner;
+    const ptrdiff_t x = 2 * n + 1, y = 3 * m + 1;
     const struct layout layouts[] = {
         {"rows, 2 threads", rows, 1, {n, 1, 1}, {m, 1, 1}, 2, true, false},
         {"rows in place, 5 threads", rows, 1, {n, 1, 1}, {m, 1, 1}, 5, true, !ops[op].one},
         {"columns", 1, rows, {n * k, k, 1}, {m * k, k, 1}, 1, true, false},
         {"columns in place, 5 threads", 1, rows, {n * k, k, 1}, {m * k, k, 1}, 5, true, !ops[op].one},
         {"rows of columns, 2 threads", outer, inner, {n * w, w, 1}, {m * w, w, 1}, 2, true, false},
-        {"apart, 5 threads",
-         outer,
-         inner,
-         {(2 * n + 1) * w, 2, 2 * n + 1},
-         {(3 * m + 1) * w, 3, 3 * m + 1},
-         5,
-         false,
-         false},
+        {"apart, 5 threads", outer, inner, {x * w, 2, x}, {y * w, 3, y}, 5, false, false},
         {"reversed", rows, 1, {-n - 1, -1, 1}, {-m - 2, -1, 1}, 1, false, false},
         {"with gaps", rows, 1, {n + 5, 1, 1}, {m + 3, 1, 1}, 1, false, false},
         {"one row repeated", rows, 1, {0, 1, 1}, {m, 1, 1}, 1, false, false},
@@ -478,12 +472,9 @@ static void check_block(enum set set, fsm_type type, size_t rows, size_t n, bool
                       n > 65536 ? 9 - n % 2 : n + set};
     for (size_t k = 0; k < rows; k++) fill(set, type, (char *)b.x + k * n * size, k, n);
 
-    const size_t most_referred = n < 1000 ? 8 : 1, referred = n != 2 && rows > most_referred
-                                                                  ? most_referred
-                                                                  : rows; /* rows that are compared with long double */
-
+    const size_t enough = n == 2 ? rows : n < 1000 ? 8 : 1, referred = rows < enough ? rows : enough;
     struct row row = {.n = n, .x = get_memory(n * sizeof *row.x), .e = get_memory(n * sizeof *row.e)};
-    struct exact *exact[FSM_OP_COUNT];
+    struct exact *exact[FSM_OP_COUNT]; /* of the first rows */
     for (size_t op = 0; op < FSM_OP_COUNT; op++) exact[op] = get_memory(referred * n * sizeof **exact);
     for (size_t k = 0; k < referred && accuracy; k++) {
         for (size_t i = 0; i < n; i++) row.x[i] = (long double)get(type, b.x, k * n + i);

@@ -1,11 +1,11 @@
-/* Checks exp.h: float32 on all inputs, float64 on samples, against the next wider type. Compiled once per ISA and type, as
- * kernels.c is; float32 has main().
+/* Checks exp.h: float32 on all inputs, float64 on samples, against the next wider type. Compiled once per ISA and type,
+ * as kernels.c is; float32 has main().
  *
  *   exp_check_<isa> [stride [threads]]     every stride-th input; 1, the default, is all of them
  *
- * For each x it asks for the term that x has in a row whose maximum is max(x, 0), as open_row() chooses the base. Prints the
- * worst error and its input; exits 0, 1, or 77 where the CPU lacks the ISA. The bounds are those that exp.h claims, and the
- * inputs said to be the worst are always among those tried: a claim that is too high fails as well. */
+ * For each x it asks for the term that x has in a row whose maximum is max(x, 0), as open_row() chooses the base.
+ * Prints the worst error and its input; exits 0, 1, or 77 where the CPU lacks the ISA. The bounds are those that exp.h
+ * claims, and the inputs said to be the worst are always among those tried: a claim that is too high fails as well. */
 #if !defined _POSIX_C_SOURCE && !defined __APPLE__
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -31,8 +31,8 @@ typedef uint64_t word;
 #define WIDE_LDEXP ldexpl
 #define DIGITS DBL_MANT_DIG
 #define LOWEST DBL_MIN_EXP
-#define CLAIM (FSM_FMA ? 1.0029 : 0.9614)
-#define CLAIMED (FSM_FMA ? 0x1.a75d747be5f25p+9 : -0x1.6cbe6dec6aa49p+9)
+#define CLAIM (FSM_FMA ? 1.0031 : 0.9703)
+#define CLAIMED (FSM_FMA ? 0x1.a75d747be5f25p+9 : 0x1.d4f2319b23224p+5)
 #define COUNT ((uint64_t)1 << 28)
 #define NAME "float64"
 #else
@@ -47,7 +47,7 @@ typedef uint32_t word;
 #define COUNT ((uint64_t)1 << 32)
 #define NAME "float32"
 #endif
-#define TOLERANCE 0.0005
+#define TOLERANCE 0.0005 /* also what the 64 bits of long double on x86 cost */
 
 enum { BATCHED = 64, MOST_THREADS = 64 };
 
@@ -120,19 +120,20 @@ static void check_one(struct part *p, T x, const struct fsm_row *row, T term, T 
 
 static void check_batch(struct part *p, const T *x, size_t count) {
     struct fsm_row row[BATCHED];
-    T shift[BATCHED], lo[BATCHED], magic[BATCHED], term[BATCHED], apart[BATCHED];
+    T floor[BATCHED], shift[BATCHED], lo[BATCHED], magic[BATCHED], term[BATCHED], apart[BATCHED];
     for (size_t i = 0; i < count; i++) {
         row[i].max = (double)(x[i] > 0 ? x[i] : 0);
         open_row(&row[i]);
         struct base b = base_of(&row[i]);
+        floor[i] = b.floor[0];
         shift[i] = b.shift[0];
         lo[i] = b.lo[0];
         magic[i] = b.magic[0];
     }
-    for (size_t i = 0; i < count; i += W) {
-        vec scale, v = v_load(x + i),
-                   s = v_exp_parts(v_max(v_load(lo + i), v - v_load(shift + i)), v_load(magic + i), &scale);
-        v_store(term + i, v_exp(v, v_load(shift + i), v_load(lo + i), v_load(magic + i)));
+    for (size_t i = 0; i < count; i += W) { /* every lane with a base of its own */
+        const struct base b = {v_load(floor + i), v_load(shift + i), v_load(lo + i), v_load(magic + i)};
+        vec t = offset(true, v_load(x + i), &b), scale, s = v_exp_parts(v_max(b.lo, t), b.magic, &scale);
+        v_store(term + i, v_exp(t, b.lo, b.magic));
         v_store(apart + i, (v_set1(1) + s) * scale);
     }
     for (size_t i = 0; i < count; i++) check_one(p, x[i], &row[i], term[i], apart[i]);

@@ -59,13 +59,20 @@ static double now_us(void) {
 
 static void visit(void *context, size_t index) {
     job *j = context;
-    if (j->state != ALIVE || index >= MOST) { atomic_fetch_add(&j->strays, 1); return; }
+    if (j->state != ALIVE || index >= MOST) {
+        atomic_fetch_add(&j->strays, 1);
+        return;
+    }
     const long delay = pthread_equal(pthread_self(), j->caller) ? j->caller_delay_us : j->worker_delay_us;
     if (delay) sleep_us(delay);
     j->runs[index]++;
 }
 
-static void begin(job *j) { memset(j, 0, sizeof *j); j->state = ALIVE; j->caller = pthread_self(); }
+static void begin(job *j) {
+    memset(j, 0, sizeof *j);
+    j->state = ALIVE;
+    j->caller = pthread_self();
+}
 
 static bool end(job *j, size_t count) {
     bool good = atomic_load(&j->strays) == 0;
@@ -90,12 +97,13 @@ static bool child_is_good(pid_t pid) {
 /* A child that hangs dies of SIGALRM. */
 static void in_child(bool good) { _exit(good ? 0 : 1); }
 
-static int threads_of_process(void) {   /* -1 where /proc does not say, or a sanitizer has threads of its own */
+static int threads_of_process(void) { /* -1 where /proc does not say, or a sanitizer has threads of its own */
     if (SANITIZED) return -1;
     FILE *f = fopen("/proc/self/status", "r");
     char line[256];
     int n = -1;
-    while (f && fgets(line, sizeof line, f)) if (sscanf(line, "Threads: %d", &n) == 1) break;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "Threads: %d", &n) == 1) break;
     if (f) fclose(f);
     return n;
 }
@@ -103,7 +111,7 @@ static int threads_of_process(void) {   /* -1 where /proc does not say, or a san
 static bool test_lazy(void) {
     const int before = threads_of_process();
     bool good = run_one(0, 9) && run_one(1, 9) && run_one(100, 1) && run_one(100, 0) && threads_of_process() == before;
-    good &= run_one(2, 9) && (before < 0 || threads_of_process() == before + 1);   /* no more workers than chunks */
+    good &= run_one(2, 9) && (before < 0 || threads_of_process() == before + 1); /* no more workers than chunks */
     good &= run_one(100, 4) && (before < 0 || threads_of_process() == before + 3);
     return good && run_one(100, 2) && (before < 0 || threads_of_process() == before + 3);
 }
@@ -120,7 +128,11 @@ static bool test_many_threads(void) {
 }
 
 /* Only `threads` threads may take part, however many workers there are; and with slow chunks all of them do. */
-typedef struct { pthread_t seen[64]; unsigned n; pthread_mutex_t lock; } crowd;
+typedef struct {
+    pthread_t seen[64];
+    unsigned n;
+    pthread_mutex_t lock;
+} crowd;
 static void join_crowd(void *context, size_t index) {
     crowd *c = context;
     (void)index;
@@ -133,13 +145,18 @@ static void join_crowd(void *context, size_t index) {
 }
 static bool test_thread_limit(void) {
     bool good = true;
-    for (unsigned step = 1; step < 18; step++) {   /* up, and down again with more workers than wanted */
+    for (unsigned step = 1; step < 18; step++) { /* up, and down again with more workers than wanted */
         const unsigned threads = step < 10 ? step : 18 - step;
         crowd c = {.n = 0, .lock = PTHREAD_MUTEX_INITIALIZER};
-        if (step % 2) sleep_us(1000);
-        else if (!run_one(100, 9)) good = false;   /* other workers spin, or are on their way from sleep */
+        if (step % 2)
+            sleep_us(1000);
+        else if (!run_one(100, 9))
+            good = false; /* other workers spin, or are on their way from sleep */
         fsm_pool_run(join_crowd, &c, 100, threads);
-        if (c.n != threads) { printf("  %u threads took part, wanted %u\n", c.n, threads); good = false; }
+        if (c.n != threads) {
+            printf("  %u threads took part, wanted %u\n", c.n, threads);
+            good = false;
+        }
     }
     return good;
 }
@@ -188,12 +205,16 @@ static bool test_concurrent_callers(void) {
 
 /* More hands than CPUs, so that workers lose the CPU at every point of the code, and jobs that end at once: a stale worker
    would find a dead job on the stack. */
-static void *hog(void *unused) { while (!atomic_load(&stop)) continue; return unused; }
+static void *hog(void *unused) {
+    while (!atomic_load(&stop)) continue;
+    return unused;
+}
 static bool test_tiny_jobs_under_load(void) {
     pthread_t hogs[3];
     bool good = true;
     atomic_store(&stop, false);
-    for (int i = 0; i < 3; i++) if (pthread_create(&hogs[i], NULL, hog, NULL)) abort();
+    for (int i = 0; i < 3; i++)
+        if (pthread_create(&hogs[i], NULL, hog, NULL)) abort();
     const double start = now_us();
     for (unsigned i = 0; good && now_us() - start < 1e6; i++) good = run_one(i % 7, 2 + i % 5);
     atomic_store(&stop, true);
@@ -223,7 +244,7 @@ static bool test_slow_worker(void) {
     const double took = now_us() - start;
     bool good = end(&j, 100) && took < 1e6;
     begin(&j);
-    j.caller_delay_us = 20000;   /* and a slow caller leaves it all to the workers */
+    j.caller_delay_us = 20000; /* and a slow caller leaves it all to the workers */
     fsm_pool_run(visit, &j, 1000, 3);
     return good & end(&j, 1000);
 }
@@ -245,7 +266,7 @@ static bool test_fork_after_use(void) {
         if (pid == 0) {
             alarm(60);
             bool good = run_one(100, 4) && (threads_of_process() == 4 || threads_of_process() < 0);
-            if (i % 10 == 0) {   /* nested */
+            if (i % 10 == 0) { /* nested */
                 const pid_t grandchild = fork();
                 if (grandchild == 0) in_child(run_one(100, 3));
                 good &= child_is_good(grandchild);
@@ -283,7 +304,7 @@ static bool test_exit_in_use(void) {
             alarm(60);
             start_callers(callers, 2);
             sleep_us(i * 50);
-            exit(run_one(100, 4) ? 0 : 1);   /* with atexit handlers and destructors */
+            exit(run_one(100, 4) ? 0 : 1); /* with atexit handlers and destructors */
         }
         good = pid > 0 && child_is_good(pid);
     }
@@ -337,7 +358,7 @@ static void look_at_mode(void *context, size_t index) {
     third /= 3.0;
     atomic_fetch_add(&wrong[0], fegetround() != FE_UPWARD || third * 3.0 <= 1.0);
 #if defined __x86_64__
-    atomic_fetch_add(&wrong[1], _mm_getcsr() / 0x8000 != 1);   /* flush to zero */
+    atomic_fetch_add(&wrong[1], _mm_getcsr() / 0x8000 != 1); /* flush to zero */
 #endif
 }
 static void look_at_default(void *context, size_t index) {
@@ -397,8 +418,8 @@ static void show(const char *what, double work, size_t chunks, unsigned threads,
         took[i] = now_us() - start;
     }
     qsort(took, n, sizeof *took, by_value);
-    printf("%-34s work %7.1f us in %3zu, %u threads: median %8.2f  p90 %8.2f  p99 %8.2f  max %9.2f us\n",
-           what, work, chunks, threads, took[n / 2], took[n * 9 / 10], took[n * 99 / 100], took[n - 1]);
+    printf("%-34s work %7.1f us in %3zu, %u threads: median %8.2f  p90 %8.2f  p99 %8.2f  max %9.2f us\n", what, work,
+           chunks, threads, took[n / 2], took[n * 9 / 10], took[n * 99 / 100], took[n - 1]);
 }
 static int bench(void) {
     show("nothing, spinning worker", 0, 2, 2, 1, 2000);
@@ -414,7 +435,11 @@ static int bench(void) {
 
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "bench") == 0) return bench();
-    static const struct { const char *name; bool (*test)(void); bool forks; } tests[] = {
+    static const struct {
+        const char *name;
+        bool (*test)(void);
+        bool forks;
+    } tests[] = {
         {"workers start lazily, as many as wanted", test_lazy, false},
         {"each index runs exactly once", test_each_index_once, false},
         {"at most `threads` threads take part", test_thread_limit, false},
