@@ -71,23 +71,28 @@ def isas_of(found):
     return sorted({isa for isa, _, _ in found})
 
 
-@pytest.fixture(scope="module", params=["gcc", "clang"])
-def native(request, tmp_path_factory):
-    return make(tmp_path_factory.mktemp(request.param), request.param)
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory):
+    """Folders of whole builds by compiler, made when asked for. Static: emulators have no libraries of this machine."""
+    made = {}
+
+    def build(compiler):
+        if compiler not in made:
+            made[compiler] = make(tmp_path_factory.mktemp(compiler), compiler, "-DCMAKE_EXE_LINKER_FLAGS=-static")
+        return made[compiler]
+
+    return build
 
 
 @pytest.fixture(scope="module")
-def static(tmp_path_factory):
-    """The selfcheck as a program that emulators can run without this machine's libraries."""
-    compiler = "gcc" if find("gcc") else "clang"
-    folder = tmp_path_factory.mktemp("static")
-    return make(folder, compiler, "-DCMAKE_EXE_LINKER_FLAGS=-static", targets=["selfcheck"]) / "selfcheck"
+def selfcheck(builds):
+    return builds("gcc" if find("gcc") else "clang") / "selfcheck"
 
 
 @pytest.fixture(scope="module")
-def reference(static):
+def reference(selfcheck):
     """What this machine gives: {has FMA: {(type, op): digest}}."""
-    found = digests(run(static))
+    found = digests(run(selfcheck))
     assert isas_of(found) == sorted(NATIVE_ISAS)
     return by_fma(found)
 
@@ -107,29 +112,30 @@ def cross(tmp_path_factory):
         "-DCMAKE_SYSTEM_NAME=Linux",
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
         "-DCMAKE_EXE_LINKER_FLAGS=-static",
-        targets=["selfcheck", "exp_check_neon", "exp_check_scalar"],
+        targets=["selfcheck", "exp_check_neon"],
     )
 
 
 @pytest.fixture(scope="module")
-def x86_runs(static):
+def x86_runs(selfcheck):
     """The selfcheck on each CPU model: futures, two at work at a time."""
     qemu = need("qemu-x86_64")
     with ThreadPoolExecutor(2) as pool:
-        yield {model: pool.submit(run, qemu, "-cpu", model, static) for model in MODELS}
+        yield {model: pool.submit(run, qemu, "-cpu", model, selfcheck) for model in MODELS}
 
 
-def test_its_own_checks_pass(native):
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_its_own_checks_pass(compiler, builds):
     ctest = need("cmake").removesuffix("cmake") + "ctest"
-    output = run(ctest, "--test-dir", native, "--output-on-failure", timeout=600)
+    output = run(ctest, "--test-dir", builds(compiler), "--output-on-failure", timeout=600)
     outcomes = dict(re.findall(r"^ *\d+/\d+ Test +#\d+: (\w+) \.*[* ]*(\w+)", output, re.MULTILINE))
     built = ["avx2", "avx512", "scalar"] if platform.machine() == "x86_64" else ["neon", "scalar"]
     expected = {f"exp_check_{isa}": "Passed" if isa in NATIVE_ISAS else "Skipped" for isa in built}
     assert outcomes == expected | dict.fromkeys(["selfcheck", "example", "pool_test"], "Passed")
 
 
-def test_both_compilers_give_the_same_bits(native, reference):
-    assert by_fma(digests(run(native / "selfcheck"))) == reference
+def test_clang_gives_the_same_bits(builds, reference):
+    assert by_fma(digests(run(builds("clang") / "selfcheck"))) == reference
 
 
 @pytest.mark.parametrize(
@@ -172,9 +178,8 @@ def test_the_coefficients_are_what_the_fit_gives():
     run(sys.executable, C / "fit.py", "--check")
 
 
-@pytest.mark.parametrize("isa", ["neon", "scalar"])
-def test_exp_on_aarch64(cross, isa):
-    assert "FAILED" not in run(need("qemu-aarch64"), cross / f"exp_check_{isa}", "40009")
+def test_exp_on_aarch64(cross):
+    run(need("qemu-aarch64"), cross / "exp_check_neon", "40009")
 
 
 def test_aarch64_gives_the_same_bits(cross, reference):

@@ -1,0 +1,104 @@
+# What is jitted or staged is not Python to a type checker: Numba types it, from the arguments.
+# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: check-untyped-defs=False
+"""Exponentials, the base of a row, and logarithms, over lanes or single numbers: c/exp.h and c/log.h in Numba."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+
+from fastsoftmax._backends._numba_lanes import _first, fma, horner, staged, where
+
+SQRT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
+
+
+def exp_parts(t, magic):
+    """(s, scale) with e^t = (1 + s) 2^n and scale = 2^(n - N + BOOST), for magic = MAGIC + BIAS - N."""
+    k = t.format.k
+    z = fma(t, k.LOG2E, magic)
+    n = z - magic
+    r = fma(-n, k.LN2_HI, t)
+    r = fma(-n, k.LN2_LO, r)
+    return fma(horner(r, k.EXP), r * r, r), (z.bits() << t.format.mantissa).bits(z.kind)
+
+
+def shift_of(m):
+    """(c, N) for the maximum m: terms are e^(x - c) 2^-N, where either c = 0 or x - c is exact."""
+    magic, edge = m.like(m.format.magic), m.like(m.format.shift_from)
+    bits = m.dtype.bitwidth
+    magnitude = m.call(f"llvm.fabs.f{bits}", m.dtype, m.llvm)
+    near = m.call(f"llvm.minnum.f{bits}", m.dtype, magnitude.llvm, edge.llvm)  # the product must not overflow; LLVM
+    near = m.call(f"llvm.copysign.f{bits}", m.dtype, near.llvm, m.llvm)  # would take it out of a mere selection
+    n = fma(near, m.format.k.LOG2E, magic) - magic
+    return where(magnitude, ">=", edge, m, 0.0), where(magnitude, ">=", edge, 0.0, n)
+
+
+def base_of(c, n):
+    """What term() needs of them. The lowest exponent is a quarter up, so that no rounding mode makes it less."""
+    floor = where(c, ">", 0.0, 0.0, -np.inf)  # below, x - c could overflow; the term is 0 either way
+    lowest = (n - n.format.bias + 0.25) * n.format.k.LN2
+    return c, n.format.magic + (n.format.bias - n), lowest, floor
+
+
+def term(x, base):
+    """e^(x - c) 2^(BOOST - N), +0 far below the maximum, NaN for NaN."""
+    c, magic, lowest, floor = base
+    t = where(x, "<", floor, floor, x) - c
+    s, scale = exp_parts(where(t, "<", lowest, lowest, t), magic)
+    return fma(s, scale, scale)
+
+
+def two_sum(a, b):
+    """a + b and what the rounding left out."""
+    h = a + b
+    bb = h - a
+    return h, (a - (h - bb)) + (b - bb)
+
+
+def normal(total, total_low):
+    """A sum in two parts as the nearest number and the rest."""
+    s = total + total_low
+    return s, (total - s) + total_low
+
+
+def log_reduced(k, f, low):
+    """k ln2 + log(1 + f) + low, for 1 + f in [sqrt(1/2), sqrt(2)] and a small correction low (fdlibm's way)."""
+    constants = f.format.k
+    s = f / (2.0 + f)
+    w = s * s
+    half = 0.5 * f * f
+    r = w * horner(w, constants.LOG)
+    return fma(k, constants.LN2_HI, f - (half - fma(s, half + r, fma(k, constants.LN2_LO, low))))
+
+
+def log_pair(a, low):
+    """log(a + low) in double, for a >= 1; where a = 1 as accurate as low is."""
+    bits = a.bits()
+    k = (bits - a.like(SQRT_HALF).bits()) >> 52
+    z = (bits - (k << 52)).bits(types.float64)
+    down = ((1023 - k) << 52).bits(types.float64)
+    f, f_low = z - 1.0, low * down
+    total = f + f_low
+    return log_reduced(k.cast(types.float64), total, ((f - total) + f_low) / (1.0 + total))
+
+
+def maximum_parts(t, n):
+    """The term of the maximum in double with its low part and 2^54; t = m - c."""
+    s, scale = exp_parts(t, base_of(t, n)[1])
+    high = 1.0 + s
+    return high * scale, (s - (high - 1.0)) * scale
+
+
+def log_of_sum(count, total, total_low, high, low):
+    """log(count + total / maximum's term): the log-sum-exp less the maximum, >= 0, without cancellation."""
+    total, total_low = normal(total, total_low)
+    r = total / high
+    r_low = (fma(-r, high, total) + (total_low - r * low)) / high
+    a, a_low = two_sum(count, r)
+    return log_pair(a, a_low + r_low)
+
+
+@staged(_first)
+def log_of_count(n):
+    return log_pair(n.cast(types.float64), n.cast(types.float64).like(0.0))
