@@ -278,7 +278,7 @@ static double log_of_count(size_t n) {
     return s.log[0];
 }
 
-static void take_logs(struct stats *s, size_t rows) { LOG_STATS(FSM_ISA)(s, rows, 1 / (double)(1ULL << (54 - BOOST))); }
+static void take_logs(struct stats *s, size_t rows) { LOG_STATS(FSM_ISA)(s, rows, (double)BOOST_UP / BOOST_UP_F64); }
 
 static void close_log_softmax(struct fsm_row *row, double sum, double log) {
     row->undefined = !isfinite(row->max) || isnan(sum);

@@ -152,7 +152,7 @@ static void fill(enum set set, fsm_type type, void *x, size_t k, size_t n) {
                 v = normal(3) + (k % 2 ? -types[type].far : types[type].far) * FIXED(1.0);
                 break;
             case GAP:
-                v = FIXED(20.1) - (i != k % n) * (int64_t)(k * 7 + n) % (width + 1) * FIXED(1.01);
+                v = FIXED(20.1) - (i != k % n) * (int64_t)(k * 7 + n) % (width + 5) * FIXED(1.01);
                 break;
             case RAMP_UP:
                 v = (int64_t)i * step - FIXED(0.7);

@@ -35,15 +35,15 @@ class Format:
         self.mantissa = mantissa
         self.magic = 1.5 * 2.0**mantissa  # z + magic rounds z to an integer and leaves it in the low bits
         self.bias = bias + boost
-        self.up = 2.0**boost  # a factor of all terms, so that subnormal results are rounded once
+        self.up = 2.0**boost  # a factor of all terms: subnormal results are rounded once, and many tiny terms add up
         self.down = 2.0**-boost
-        self.up_from_64 = 2.0 ** (boost - 54)  # turns a term of float64 into one of this type
+        self.up_from_64 = 2.0 ** (boost - 80)  # turns a term of float64 into one of this type
         self.shift_from = shift_from  # from this |maximum| on x - maximum is exact wherever it matters
 
 
 FORMATS = {
-    types.float32: Format(coefficients.F32, 23, 127, 24, 210.0),
-    types.float64: Format(coefficients.F64, 52, 1023, 54, 1500.0),
+    types.float32: Format(coefficients.F32, 23, 127, 48, 250.0),
+    types.float64: Format(coefficients.F64, 52, 1023, 80, 1600.0),
 }
 
 jit = njit(forceinline=True, error_model="numpy")

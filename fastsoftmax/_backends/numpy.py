@@ -25,6 +25,7 @@ LOG2E = float.fromhex("0x1.71547652b82fep+0")
 LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")  # 32 bits: a product with k is exact
 LN2_LOW = np.longdouble(float.fromhex("0x1.a39ef35793c76p-33")) + np.longdouble(float.fromhex("0x1.cc01f97b57a08p-87"))
 TILE = 1 << 16  # elements worked on at a time: the temporaries stay in the cache
+EASE = 2.0**60  # sums of terms below this many times the smallest normal number are taken again in long double
 
 
 def _scaled_exp(x: Array, m: Array) -> Array:
@@ -76,7 +77,12 @@ def _log_scale(x: Array, m: Array) -> Array:
     count = np.count_nonzero(at_max, axis=1, keepdims=True).astype(np.longdouble)
     e, d = _exp_minus(x, m)
     e[at_max] = d[at_max] = 0
-    scale: Array = np.log(count) + np.log1p(_sum(e, d) / count)
+    rest = np.asarray(_sum(e, d), np.longdouble)
+    tiny = rest[:, 0] < np.finfo(x.dtype).tiny * EASE  # terms may have lost digits, or vanished each on its own
+    if tiny.any():
+        far = np.where(at_max[tiny], -np.inf, x[tiny]).astype(np.longdouble) - m[tiny]
+        rest[tiny] = np.exp(far).sum(axis=1, keepdims=True)
+    scale: Array = np.log(count) + np.log1p(rest / count)
     return scale
 
 
