@@ -188,11 +188,8 @@ static void fill(enum set set, fsm_type type, void *x, size_t k, size_t n) {
 
 /* Is long double long enough? Valgrind's is not, whatever the compiler says. */
 static bool can_compare(void) {
-    volatile long double one = 1, more = 0x1p-63L, x = -0.75L, y = 0.828125L, z = 1.59375L;
-    const long double e = 0.472366552741014707138046550943267912L; /* of which emulators make less */
-    const long double log1 = 0.603290851438084262340585186661310606L, log2 = 0.4660897299245992245586192475047694L;
-    return LDBL_MANT_DIG >= 64 && one + more != one && fabsl(expl(x) - e) < 0x1p-62L &&
-           fabsl(log1pl(y) - log1) < 0x1p-62L && fabsl(logl(z) - log2) < 0x1p-62L;
+    volatile long double one = 1, more = 0x1p-63L;
+    return LDBL_MANT_DIG >= 64 && one + more != one;
 }
 
 struct exact {
@@ -532,7 +529,7 @@ static bool check_calls(void) {
 
 int main(void) {
     const bool accuracy = can_compare();
-    if (!accuracy) printf("long double is too short or inexact here to check errors against: only bits are\n");
+    if (!accuracy) printf("long double is too short here to check errors against: only bits are\n");
     for (size_t set = 0; set < SETS; set++)
         for (size_t type = 0; type < FSM_TYPE_COUNT; type++) {
             state = 1000 * set + type;
