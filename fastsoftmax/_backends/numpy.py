@@ -78,7 +78,8 @@ def _log_scale(x: Array, m: Array) -> Array:
     e, d = _exp_minus(x, m)
     e[at_max] = d[at_max] = 0
     rest = np.asarray(_sum(e, d), np.longdouble)
-    tiny = ((rest < np.finfo(x.dtype).tiny * EASE) & np.isfinite(m))[:, 0]  # terms may have lost digits, or vanished each on its own
+    # terms may have lost digits, or vanished each on its own
+    tiny = ((rest < np.finfo(x.dtype).tiny * EASE) & np.isfinite(m))[:, 0]
     if tiny.any():
         far = np.where(at_max[tiny], -np.inf, x[tiny]).astype(np.longdouble) - m[tiny]
         rest[tiny] = np.exp(far).sum(axis=1, keepdims=True)
