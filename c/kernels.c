@@ -209,7 +209,7 @@ static struct top top_of(const struct fsm_row *row) {
 }
 
 /* The maximum's own term often is by far the largest part of the sum, and what rounding took from it is put back there:
- * thirty instructions a row, and an ulp less at worst. The term itself stays as it is, which is right to
+ * thirty instructions a row, and 0.6 ulp less at worst (3.4 to 2.8, with groups of 32). The term itself stays as it is, which is right to
  * 1.4 units of rounding, unless it is all but alone: there the result must not pass 1, so it is computed apart. */
 static void close_softmax(struct fsm_row *row, struct fsm_sum total) {
     struct top top = top_of(row);

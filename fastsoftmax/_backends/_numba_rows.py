@@ -210,7 +210,7 @@ def top_of(m):
 def reciprocal(m, total, low, y):
     """1 / the sum as two numbers of y's type; the term of a maximum that is nearly all of it (else 0), and its result.
 
-    What rounding took from the maximum's term is put back into the sum: an ulp less at worst. That term itself stays as
+    What rounding took from the maximum's term is put back into the sum: 0.6 ulp less at worst. The term itself stays as
     it is but where it is all but alone: there the result must not pass 1.
     """
     rounded, lost = top_of(m)
