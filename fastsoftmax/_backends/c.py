@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
-from . import Backend
+from . import ROW_REDUCTIONS, Array, Backend, Small
+
+TINY = 512  # elements below which a small function copies the input and keeps the GIL
 
 try:
     from ._fastsoftmax_c import ffi, lib
@@ -54,13 +57,67 @@ class _C:
         self.name = name
         self._isa = isa
 
-    def run(self, op: str, x: NDArray[Any], y: NDArray[Any], outer: int, n: int, inner: int, threads: int) -> None:
+    def run(self, op: str, x: Array, y: Array, outer: int, n: int, inner: int, threads: int) -> None:
         if x.flags.c_contiguous and y.flags.c_contiguous:
-            from_x, to_y, strides = ffi.from_buffer(x), ffi.from_buffer(y), ffi.NULL
-        else:
-            from_x, to_y = ffi.cast("void *", x.ctypes.data), ffi.cast("void *", y.ctypes.data)
+            from_x, to_y, strides = x, y, ffi.NULL
+        else:  # a view of the first element is contiguous; half the time of x.ctypes.data
+            from_x, to_y = x[_FIRST], y[_FIRST[: y.ndim]]
             y_strides = y.strides if y.ndim == 3 else (y.strides[0], 0, y.strides[1])
             strides = ffi.new("ptrdiff_t[6]", [s // x.itemsize for s in x.strides + y_strides])
-        status = lib.fsm_run(self._isa, _OPS[op], _TYPES[x.dtype.char], from_x, to_y, outer, n, inner, strides, threads)
+        status = lib.fsm_run(
+            self._isa,
+            _OPS[op],
+            _TYPES[x.dtype.char],
+            ffi.from_buffer(from_x),
+            ffi.from_buffer(to_y),
+            outer,
+            n,
+            inner,
+            strides,
+            threads,
+        )
         if status != lib.FSM_OK:
             raise MemoryError(f"{op}: no scratch memory for rows of {n} elements")
+
+    def small(self, op: str, below: int) -> Small | None:
+        """A function (x, axis) -> result, or None for arrays that `run` should take; None where it cannot be made."""
+        if not layout_as_expected():
+            return None
+        how = ffi.new("struct small *")
+        how.isa, how.op, how.reduces, how.below, how.tiny_below = self._isa, _OPS[op], op in ROW_REDUCTIONS, below, TINY
+        how.dtypes, how.scalars = [id(np.dtype(t)) for t in _SCALARS], [id(t) for t in _SCALARS]
+        how.ndarray, how.copy, how.empty_like, how.empty = (id(needed) for needed in _NEEDED)
+        made: list[Small] = []
+        if lib.small_function(how, id(made)) != 0:
+            return None
+        _kept.append(how)
+        return made[0]
+
+
+_FIRST = (slice(0, 1),) * 3
+_SCALARS = (np.float32, np.float64)
+_NEEDED = (np.ndarray, np.ndarray.copy, np.empty_like, np.empty)
+_kept: list[Any] = []  # what small functions point to
+
+
+@functools.cache
+def layout_as_expected() -> bool:
+    """Whether arrays and scalars are in memory what binding/prelude.h says: compared with what Python says of some."""
+    if sys.implementation.name != "cpython" or np.ndarray.__basicsize__ < ffi.sizeof("struct array"):
+        return False
+    for dtype in _SCALARS:
+        whole = np.zeros((2, 3, 5), dtype)
+        for x in (whole, whole[:, ::-1, ::2], whole[0, 0], whole[0, 0, 0, ...]):
+            read = ffi.cast("struct array *", id(x))
+            if (read.ndim, read.flags, int(ffi.cast("uintptr_t", read.data))) != (x.ndim, x.flags.num, x.ctypes.data):
+                return False
+            if read.dtype != ffi.cast("void *", id(np.dtype(dtype))):
+                return False
+            if x.ndim and (ffi.unpack(read.shape, x.ndim), ffi.unpack(read.strides, x.ndim)) != (
+                list(x.shape),
+                list(x.strides),
+            ):
+                return False
+    values = [ffi.cast(f"struct scalar{t().itemsize * 8} *", id(one)).value for t in _SCALARS for one in [t(1.5)]]
+    fresh = all(t() is not t() for t in _SCALARS)
+    return values == [1.5, 1.5] and fresh
