@@ -72,16 +72,16 @@ def _small(op: str) -> _backends.Small:
     backend = _backends.load(choose(op, np.dtype(np.float64), 1, 1, None, 1).backend)
     make = getattr(backend, "small", None)
     function: _backends.Small | None = make and make(op, min(NUMPY_BELOW, SPLIT[op] // 2))
-    return function or (lambda x, axis: None)
+    return function or (lambda x, axis, out: None)
 
 
 def _first(op: str) -> _backends.Small:
-    def call(x: Any, axis: Any) -> Any:
+    def call(x: Any, axis: Any, out: Any) -> Any:
         small[op] = _small(op)
-        return small[op](x, axis)
+        return small[op](x, axis, out)
 
     return call
 
 
-#: op -> a function of (x, axis) that does a small call, or gives None if it is not one. Made by the first call.
+#: op -> a function of (x, axis, out) that does a small call, or gives None if it is not one. Made by the first call.
 small = {op: _first(op) for op in _backends.OPS}

@@ -80,7 +80,7 @@ class _C:
             raise MemoryError(f"{op}: no scratch memory for rows of {n} elements")
 
     def small(self, op: str, below: int) -> Small | None:
-        """A function (x, axis) -> result, or None for arrays that `run` should take; None where it cannot be made."""
+        """A function (x, axis, out) -> result, or None for what `run` should do; None where it cannot be made."""
         if not layout_as_expected():
             return None
         how = ffi.new("struct small *")
@@ -105,19 +105,18 @@ def layout_as_expected() -> bool:
     """Whether arrays and scalars are in memory what binding/prelude.h says: compared with what Python says of some."""
     if sys.implementation.name != "cpython" or np.ndarray.__basicsize__ < ffi.sizeof("struct array"):
         return False
-    for dtype in _SCALARS:
-        whole = np.zeros((2, 3, 5), dtype)
+    for scalar in _SCALARS:
+        whole = np.zeros((2, 3, 5), scalar)
         for x in (whole, whole[:, ::-1, ::2], whole[0, 0], whole[0, 0, 0, ...]):
-            read = ffi.cast("struct array *", id(x))
-            if (read.ndim, read.flags, int(ffi.cast("uintptr_t", read.data))) != (x.ndim, x.flags.num, x.ctypes.data):
+            array = ffi.cast("struct array *", id(x))
+            pointers = [int(ffi.cast("uintptr_t", p)) for p in (array.data, array.dtype)]
+            if [*pointers, array.ndim, array.flags] != [x.ctypes.data, id(np.dtype(scalar)), x.ndim, x.flags.num]:
+                return False  # and only if they are right follow the others
+            steps = [(array.shape[i], array.strides[i]) for i in range(x.ndim)]
+            if steps != list(zip(x.shape, x.strides, strict=True)):
                 return False
-            if read.dtype != ffi.cast("void *", id(np.dtype(dtype))):
-                return False
-            if x.ndim and (ffi.unpack(read.shape, x.ndim), ffi.unpack(read.strides, x.ndim)) != (
-                list(x.shape),
-                list(x.strides),
-            ):
-                return False
-    values = [ffi.cast(f"struct scalar{t().itemsize * 8} *", id(one)).value for t in _SCALARS for one in [t(1.5)]]
-    fresh = all(t() is not t() for t in _SCALARS)
-    return values == [1.5, 1.5] and fresh
+        one, other = scalar(1.5), scalar(1.5)
+        read = ffi.cast(f"struct scalar{8 * one.itemsize} *", id(one)).value
+        if read != 1.5 or one is other or scalar() is scalar():
+            return False
+    return True
