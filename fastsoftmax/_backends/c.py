@@ -27,6 +27,7 @@ else:
         "softplus": lib.FSM_SOFTPLUS,
     }
     _TYPES = {"f": lib.FSM_F32, "d": lib.FSM_F64}
+    _run, _from_buffer = lib.fsm_run, ffi.from_buffer  # looked up once: 200 ns a call
 
 
 def _names(function: Any) -> tuple[str, ...]:
@@ -64,19 +65,9 @@ class _C:
             from_x, to_y = x[_FIRST], y[_FIRST[: y.ndim]]
             y_strides = y.strides if y.ndim == 3 else (y.strides[0], 0, y.strides[1])
             strides = ffi.new("ptrdiff_t[6]", [s // x.itemsize for s in x.strides + y_strides])
-        status = lib.fsm_run(
-            self._isa,
-            _OPS[op],
-            _TYPES[x.dtype.char],
-            ffi.from_buffer(from_x),
-            ffi.from_buffer(to_y),
-            outer,
-            n,
-            inner,
-            strides,
-            threads,
-        )
-        if status != lib.FSM_OK:
+        data_x, data_y = _from_buffer(from_x), _from_buffer(to_y)
+        status = _run(self._isa, _OPS[op], _TYPES[x.dtype.char], data_x, data_y, outer, n, inner, strides, threads)
+        if status:  # FSM_NO_MEMORY
             raise MemoryError(f"{op}: no scratch memory for rows of {n} elements")
 
     def small(self, op: str, below: int) -> Small | None:

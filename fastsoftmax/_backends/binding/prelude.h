@@ -2,8 +2,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Small calls. Through cffi one costs 500 ns before anything is computed: two buffers, a tuple of ten arguments, the GIL.
- * So for small arrays Python calls a function of this file as it does its own, without cffi. */
+/* Small calls: a function that Python calls as it calls its own, without cffi, with NumPy's arrays as they are.
+ *
+ * softmax of 10 float32, all in all, in ns (Zen 3, Python 3.11, where np.empty takes 140, empty_like 270, x.copy() 170
+ * and the kernel 130):
+ *    510  this
+ *    690  x.copy(), and one argument through cffi, id(y), from which C reads the same fields; 730 without the GIL
+ *    930  np.empty, and id(x) and id(y) through cffi, which makes a tuple of two arguments or more
+ *   2450  two ffi.from_buffer (160 each) and fsm_run through cffi (320, for ten arguments), all checks in Python
+ * PyObject_GetBuffer takes 60 an array more than the fields. logsumexp (430) would take 560 if C returned a double and
+ * Python made it -0.0f + value, which clears the floating-point flags and is a float64 in NumPy 1; np.float32(value)
+ * takes 250 by itself, and an array y with y[()] 180. */
 
 /* What is read of NumPy's objects, and what comes before it: PyArrayObject_fields and the scalars, which NumPy compiles
  * into every extension that includes its headers (ndarraytypes.h, arrayscalars.h; the headers themselves would make NumPy
