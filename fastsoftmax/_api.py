@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._arrays import Array, DTypeArg, as_array
-from ._calls import hardmax_rows, map_elements, map_rows, reduce_rows
+from ._calls import hardmax_rows, map_rows, reduce_rows
+from ._dispatch import small
 from ._weighted import weighted_logsumexp
 
 
@@ -72,6 +73,8 @@ def softmax(
     array([[0.09  , 0.2447, 0.6652],
            [0.5   , 0.5   , 0.    ]])
     """
+    if dtype is None and backend is None and (y := small["softmax"](x, axis, out)) is not None:
+        return y  # type: ignore[no-any-return]
     return map_rows("softmax", x, axis, dtype, out, backend)
 
 
@@ -97,6 +100,8 @@ def log_softmax(
     >>> print(f"{y[0]:.4e} {y[1]:.1f} {y[2]:.1f}")
     -4.2484e-18 -999.0 -40.0
     """
+    if dtype is None and backend is None and (y := small["log_softmax"](x, axis, out)) is not None:
+        return y  # type: ignore[no-any-return]
     return map_rows("log_softmax", x, axis, dtype, out, backend)
 
 
@@ -164,6 +169,8 @@ def logcumsumexp(
     >>> logcumsumexp([0.0, 0.0, 90.0, 90.0]).round(4)
     array([ 0.    ,  0.6931, 90.    , 90.6931])
     """
+    if dtype is None and backend is None and (y := small["logcumsumexp"](x, axis, out)) is not None:
+        return y  # type: ignore[no-any-return]
     return map_rows("logcumsumexp", x, axis, dtype, out, backend)
 
 
@@ -224,8 +231,11 @@ def logsumexp(
     >>> print(value.round(4), sign)
     1.5413 -1.0
     """
-    if type(a) is not np.ndarray:
-        a = as_array(a, "a")
+    if dtype is None and backend is None and b is None and not keepdims and not return_sign:
+        y = small["logsumexp"](a, axis, out)
+        if y is not None:
+            return y
+    a = as_array(a, "a")
     if b is not None or a.dtype.kind == "c" or (dtype is not None and np.dtype(dtype).kind == "c"):
         return weighted_logsumexp(a, b, axis, keepdims, return_sign, dtype, out, backend)
     if not return_sign:
@@ -257,6 +267,10 @@ def logmeanexp(
     >>> print(logmeanexp([1000.0, 1000.0]), logmeanexp([[0.0, 1.0], [2.0, 2.0]], axis=1).round(4))
     1000.0 [0.6201 2.    ]
     """
+    if dtype is None and backend is None and not keepdims:
+        y = small["logmeanexp"](a, axis, out)
+        if y is not None:
+            return y
     return reduce_rows("logmeanexp", a, axis, dtype, out, backend, keepdims)
 
 
@@ -271,7 +285,9 @@ def sigmoid(x: ArrayLike, /, *, dtype: DTypeArg = None, out: Array | None = None
     >>> sigmoid([-1000.0, 0.0, 1.0]).round(4)
     array([0.    , 0.5   , 0.7311])
     """
-    return map_elements("sigmoid", x, dtype, out, backend)
+    if dtype is None and backend is None and (y := small["sigmoid"](x, None, out)) is not None:
+        return y  # type: ignore[no-any-return]
+    return map_rows("sigmoid", x, (), dtype, out, backend)
 
 
 def softplus(
@@ -293,8 +309,10 @@ def softplus(
     >>> softplus([-1000.0, 0.0, 90.0], beta=2.0).round(4)
     array([ 0.    ,  0.3466, 90.    ])
     """
-    if not isinstance(beta, numbers.Real):
+    if type(beta) is not float and not isinstance(beta, numbers.Real):
         raise TypeError(f"beta: a real number expected, not {beta!r}")
     if not 0 < beta < math.inf:
         raise ValueError(f"beta: a finite number above 0 expected, not {beta}")
-    return map_elements("softplus", x, dtype, out, backend, beta=beta)
+    if beta == 1 and dtype is None and backend is None and (y := small["softplus"](x, None, out)) is not None:
+        return y  # type: ignore[no-any-return]
+    return map_rows("softplus", x, (), dtype, out, backend, beta=beta)

@@ -47,7 +47,7 @@ def result_dtype(given: np.dtype[Any], dtype: DTypeArg, name: str, *, complex_to
         wanted = np.dtype(dtype)
         if (wanted.kind not in kinds and wanted.name != "bfloat16") or (given.kind == "c" and wanted.kind != "c"):
             raise TypeError(f"dtype: {wanted} from {given} is not supported; use one of {', '.join(FLOATS)}")
-    return wanted.newbyteorder("=")
+    return wanted if wanted.isnative else wanted.newbyteorder("=")
 
 
 def work_dtype(result: np.dtype[Any]) -> np.dtype[Any]:
@@ -67,6 +67,8 @@ def normalize_axes(axis: object, ndim: int) -> tuple[int, ...]:
     """The axes that make a row, ascending. A 0-d array has one axis of one element, which none of the shapes shows."""
     if axis is None:
         return tuple(range(ndim))
+    if type(axis) is int and -ndim <= axis < ndim:  # a fifth of the time of what follows
+        return (axis % ndim,)
     axes = []
     for one in axis if isinstance(axis, tuple) else (axis,):
         index = as_index(one, "axis: an integer, a tuple of integers or None")

@@ -1,7 +1,7 @@
 """One call: from what the caller gave, over rows, to what the caller gets. Knows axes, dtypes and out; no formulas.
 
-A small contiguous array of float32 or float64 along its last axis goes straight to a backend's `run`. Everything else
-is first brought into a form that `run` takes: native, aligned, apart from the output, seen as (outer, n, inner).
+What is given is first brought into a form that a backend's `run` takes: native, aligned, apart from the output, seen as
+(outer, n, inner).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy import empty, ndarray
 from numpy.typing import ArrayLike
 
 from . import _backends, _dispatch
@@ -35,7 +34,6 @@ from ._arrays import (
     work_dtype,
 )
 from ._config import get_num_threads, resolve
-from ._dispatch import small
 
 EXACT = 1 << 53  # integers up to here are exact in float64
 SHIFTED = ("softmax", "log_softmax", *_backends.ROW_REDUCTIONS)  # what can be had from differences within a row
@@ -43,60 +41,8 @@ WIDER: dict[np.dtype[Any], np.dtype[Any]] = {FLOAT32: FLOAT64, FLOAT64: np.dtype
 
 
 def map_rows(
-    op: str, x: ArrayLike, axis: Any, dtype: DTypeArg, out: Array | None, backend: str | None, *, negate: bool = False
-) -> Array:
-    """softmax and its like, of x or of -x: an array of the shape of x."""
-    if type(x) is ndarray and type(axis) is int and dtype is None and out is None and backend is None and not negate:
-        kind = x.dtype
-        if (kind is FLOAT32 or kind is FLOAT64) and x.flags.carray:
-            shape, size = x.shape, x.size
-            limit, run = small[op]
-            if 0 < size < limit and shape and (axis == -1 or axis == len(shape) - 1):
-                n = shape[-1]
-                y = empty(shape, kind)
-                run(op, x, y, size // n, n, 1, 1)
-                return y
-    return _map(op, as_array(x, "x"), axis, dtype, out, backend, negate=negate)
-
-
-def reduce_rows(
-    op: str, a: ArrayLike, axis: Any, dtype: DTypeArg, out: Array | None, backend: str | None, keepdims: bool
-) -> Any:
-    """logsumexp and its like: one number a row; a NumPy scalar if no axis is left."""
-    if type(a) is ndarray and dtype is None and out is None and backend is None and not keepdims:
-        kind = a.dtype
-        if (kind is FLOAT32 or kind is FLOAT64) and a.flags.carray:
-            shape, n = a.shape, a.size
-            limit, run = small[op]
-            if 0 < n < limit and (axis is None or (type(axis) is int and shape and axis in (-1, len(shape) - 1))):
-                rows, left = 1, ()
-                if axis is not None:
-                    rows, n, left = n // shape[-1], shape[-1], shape[:-1]
-                y = empty(left, kind)
-                run(op, a, y, rows, n, 1, 1)
-                return y[()]
-    return _reduce(op, as_array(a, "a"), axis, dtype, out, backend, keepdims)
-
-
-def map_elements(
-    op: str, x: ArrayLike, dtype: DTypeArg, out: Array | None, backend: str | None, *, beta: float = 1.0
-) -> Array:
-    """sigmoid and softplus, f(beta x) / beta: every element for itself."""
-    if type(x) is ndarray and dtype is None and out is None and backend is None and beta == 1:
-        kind = x.dtype
-        if (kind is FLOAT32 or kind is FLOAT64) and x.flags.carray:
-            size = x.size
-            limit, run = small[op]
-            if 0 < size < limit:
-                y = empty(x.shape, kind)
-                run(op, x, y, 1, size, 1, 1)
-                return y
-    return _map(op, as_array(x, "x"), (), dtype, out, backend, beta=beta)
-
-
-def _map(
     op: str,
-    x: Array,
+    x: ArrayLike,
     axis: Any,
     dtype: DTypeArg,
     out: Array | None,
@@ -105,6 +51,8 @@ def _map(
     negate: bool = False,
     beta: float = 1.0,
 ) -> Array:
+    """softmax and its like, of x or of -x: an array of the shape of x. Also f(beta x) / beta of every element."""
+    x = as_array(x, "x")
     result, axes = result_dtype(x.dtype, dtype, "x"), normalize_axes(axis, x.ndim)
     if backend is not None:
         backend = resolve(backend)
@@ -130,9 +78,11 @@ def _map(
     return deliver(y, result, target, out)
 
 
-def _reduce(
-    op: str, a: Array, axis: Any, dtype: DTypeArg, out: Array | None, backend: str | None, keepdims: bool
+def reduce_rows(
+    op: str, a: ArrayLike, axis: Any, dtype: DTypeArg, out: Array | None, backend: str | None, keepdims: bool
 ) -> Any:
+    """logsumexp and its like: one number a row; a NumPy scalar if no axis is left."""
+    a = as_array(a, "a")
     result, axes = result_dtype(a.dtype, dtype, "a"), normalize_axes(axis, a.ndim)
     if backend is not None:
         backend = resolve(backend)

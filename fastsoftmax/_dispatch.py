@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,14 +67,21 @@ def _threads(op: str, dtype: np.dtype[Any], elements: int, name: str, most: int)
     return min(most, elements // (limit // 2)), f"of {most} at most"
 
 
-class _Small(dict[str, tuple[int, Callable[..., None]]]):
-    """op -> (limit, run): in float32 and float64, below that many elements the choice is always this and one thread."""
-
-    def __missing__(self, op: str) -> tuple[int, Callable[..., None]]:
-        limit = min(NUMPY_BELOW, SPLIT[op] // 2)
-        name = choose(op, np.dtype(np.float64), 1, 1, None, 1).backend
-        self[op] = limit, _backends.load(name).run
-        return self[op]
+def _small(op: str) -> _backends.Small:
+    """The function for small calls of the backend that is chosen in float32 and float64, where always one thread is."""
+    backend = _backends.load(choose(op, np.dtype(np.float64), 1, 1, None, 1).backend)
+    make = getattr(backend, "small", None)
+    function: _backends.Small | None = make and make(op, min(NUMPY_BELOW, SPLIT[op] // 2))
+    return function or (lambda x, axis, out: None)
 
 
-small = _Small()
+def _first(op: str) -> _backends.Small:
+    def call(x: Any, axis: Any, out: Any) -> Any:
+        small[op] = _small(op)
+        return small[op](x, axis, out)
+
+    return call
+
+
+#: op -> a function of (x, axis, out) that does a small call, or gives None if it is not one. Made by the first call.
+small = {op: _first(op) for op in _backends.OPS}

@@ -6,9 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import HERE
+from conftest import BACKENDS, HERE
 
 
+@pytest.mark.parametrize("backend", [*BACKENDS, None])
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
 def test_between_forbidden_pages(kind, backend, python):
     """In its own process: what is tested for would kill it."""

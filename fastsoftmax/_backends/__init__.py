@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Small = Callable[[Any, Any, Any], Any]
 
 #: Row maps give an array like x, row reductions one number a row, element maps do not know rows at all.
 ROW_MAPS = ("softmax", "log_softmax", "logcumsumexp")
@@ -27,6 +29,10 @@ class Backend(Protocol):
     are aligned, of one native dtype (float32 or float64; "numpy" also takes longdouble), and are either C-contiguous of
     any shape, or 3-D views with any strides that are whole elements (y of a reduction: 2-D, outer and inner). They are
     the same memory element for element, or apart. Nothing but MemoryError is raised.
+
+    A backend may also have `small(op, below)`, which makes a function for calls that are mostly overhead. It takes x,
+    axis and out as the caller gave them. If all is simple and x has fewer than `below` elements it gives the result,
+    else None, having done nothing.
     """
 
     name: str

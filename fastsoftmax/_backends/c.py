@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
-from . import Backend
+from . import ROW_REDUCTIONS, Array, Backend, Small
+
+TINY = 512  # elements below which a small function copies the input and keeps the GIL
 
 try:
     from ._fastsoftmax_c import ffi, lib
@@ -24,6 +27,7 @@ else:
         "softplus": lib.FSM_SOFTPLUS,
     }
     _TYPES = {"f": lib.FSM_F32, "d": lib.FSM_F64}
+    _run, _from_buffer = lib.fsm_run, ffi.from_buffer  # looked up once: 200 ns a call
 
 
 def _names(function: Any) -> tuple[str, ...]:
@@ -54,13 +58,56 @@ class _C:
         self.name = name
         self._isa = isa
 
-    def run(self, op: str, x: NDArray[Any], y: NDArray[Any], outer: int, n: int, inner: int, threads: int) -> None:
+    def run(self, op: str, x: Array, y: Array, outer: int, n: int, inner: int, threads: int) -> None:
         if x.flags.c_contiguous and y.flags.c_contiguous:
-            from_x, to_y, strides = ffi.from_buffer(x), ffi.from_buffer(y), ffi.NULL
-        else:
-            from_x, to_y = ffi.cast("void *", x.ctypes.data), ffi.cast("void *", y.ctypes.data)
+            from_x, to_y, strides = x, y, ffi.NULL
+        else:  # a view of the first element is contiguous; half the time of x.ctypes.data
+            from_x, to_y = x[_FIRST], y[_FIRST[: y.ndim]]
             y_strides = y.strides if y.ndim == 3 else (y.strides[0], 0, y.strides[1])
             strides = ffi.new("ptrdiff_t[6]", [s // x.itemsize for s in x.strides + y_strides])
-        status = lib.fsm_run(self._isa, _OPS[op], _TYPES[x.dtype.char], from_x, to_y, outer, n, inner, strides, threads)
-        if status != lib.FSM_OK:
+        data_x, data_y = _from_buffer(from_x), _from_buffer(to_y)
+        status = _run(self._isa, _OPS[op], _TYPES[x.dtype.char], data_x, data_y, outer, n, inner, strides, threads)
+        if status:  # FSM_NO_MEMORY
             raise MemoryError(f"{op}: no scratch memory for rows of {n} elements")
+
+    def small(self, op: str, below: int) -> Small | None:
+        """A function (x, axis, out) -> result, or None for what `run` should do; None where it cannot be made."""
+        if not layout_as_expected():
+            return None
+        how = ffi.new("struct small *")
+        how.isa, how.op, how.reduces, how.below, how.tiny_below = self._isa, _OPS[op], op in ROW_REDUCTIONS, below, TINY
+        how.dtypes, how.scalars = [id(np.dtype(t)) for t in _SCALARS], [id(t) for t in _SCALARS]
+        how.ndarray, how.copy, how.empty_like, how.empty = (id(needed) for needed in _NEEDED)
+        made: list[Small] = []
+        if lib.small_function(how, id(made)) != 0:
+            return None
+        _kept.append(how)
+        return made[0]
+
+
+_FIRST = (slice(0, 1),) * 3
+_SCALARS = (np.float32, np.float64)
+_NEEDED = (np.ndarray, np.ndarray.copy, np.empty_like, np.empty)
+_kept: list[Any] = []  # what small functions point to
+
+
+@functools.cache
+def layout_as_expected() -> bool:
+    """Whether arrays and scalars are in memory what binding/prelude.h says: compared with what Python says of some."""
+    if sys.implementation.name != "cpython" or np.ndarray.__basicsize__ < ffi.sizeof("struct array"):
+        return False
+    for scalar in _SCALARS:
+        whole = np.zeros((2, 3, 5), scalar)
+        for x in (whole, whole[:, ::-1, ::2], whole[0, 0], whole[0, 0, 0, ...]):
+            array = ffi.cast("struct array *", id(x))
+            pointers = [int(ffi.cast("uintptr_t", p)) for p in (array.data, array.dtype)]
+            if [*pointers, array.ndim, array.flags] != [x.ctypes.data, id(np.dtype(scalar)), x.ndim, x.flags.num]:
+                return False  # and only if they are right follow the others
+            steps = [(array.shape[i], array.strides[i]) for i in range(x.ndim)]
+            if steps != list(zip(x.shape, x.strides, strict=True)):
+                return False
+        one, other = scalar(1.5), scalar(1.5)
+        read = ffi.cast(f"struct scalar{8 * one.itemsize} *", id(one)).value
+        if read != 1.5 or one is other or scalar() is scalar():
+            return False
+    return True

@@ -11,3 +11,15 @@ typedef enum fsm_status { FSM_OK, FSM_INVALID, FSM_NO_MEMORY } fsm_status;
 
 fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, void *y, size_t outer, size_t n,
                    size_t inner, const ptrdiff_t *strides, unsigned threads);
+
+struct array { char *data; int ndim; intptr_t *shape, *strides; void *dtype; int flags; ...; };
+struct scalar32 { float value; ...; };
+struct scalar64 { double value; ...; };
+struct small {
+    const fsm_isa *isa;
+    fsm_op op;
+    int reduces;
+    size_t below, tiny_below;
+    uintptr_t ndarray, dtypes[2], scalars[2], copy, empty_like, empty;
+};
+int small_function(const struct small *how, uintptr_t list);

@@ -1,0 +1,308 @@
+"""The short way of small calls: it takes what it should, leaves the rest, and nobody can tell the two ways apart."""
+
+import itertools
+import sys
+import types
+
+import numpy as np
+import pytest
+from conftest import BACKENDS
+from layouts import LAYOUTS, assert_same_bits, read_only, stepped, unaligned
+from numpy.exceptions import AxisError
+from numpy.testing import assert_array_equal
+
+import fastsoftmax as fsm
+from fastsoftmax._backends import ELEMENT_MAPS, OPS, ROW_REDUCTIONS
+from fastsoftmax._dispatch import small
+
+needs_c = pytest.mark.skipif(not BACKENDS[0].startswith("c-"), reason="only the C part has small calls")
+every_op = pytest.mark.parametrize("op", OPS)
+SHAPES = [(1,), (10,), (511,), (512,), (3000,), (2, 5), (1, 7), (7, 1), (3, 4, 5), (2, 1, 3, 2)]
+
+
+def data(shape, dtype, seed=0):
+    return np.asarray(np.random.default_rng(seed).normal(0, 4, shape)).astype(dtype)
+
+
+def call(op, x, axis, **keywords):
+    return getattr(fsm, op)(x, **({} if op in ELEMENT_MAPS else {"axis": axis}), **keywords)
+
+
+def the_long_way(op, x, axis, **keywords):
+    """A backend by name is never a small call."""
+    return call(op, x, axis, backend=BACKENDS[0], **keywords)
+
+
+def axes(op, x):
+    return [None] if op in ELEMENT_MAPS else [None, *range(-x.ndim, x.ndim)]
+
+
+@needs_c
+@every_op
+def test_taken_with_the_same_result(op, dtype):
+    for shape in SHAPES:
+        x = read_only(data(shape, dtype))
+        for axis in axes(op, x):
+            got, want = small[op](x, axis, None), the_long_way(op, x, axis)
+            assert got is not None, (shape, axis)
+            assert type(got) is type(want)
+            assert got is not x
+            assert (got.strides, got.flags.writeable) == (want.strides, want.flags.writeable)
+            assert_same_bits(np.asarray(got), np.asarray(want), f"{shape} axis {axis}")
+            assert_same_bits(np.asarray(call(op, x, axis)), np.asarray(want))
+
+
+@needs_c
+@every_op
+def test_taken_with_out(op, dtype):
+    for shape in SHAPES:
+        x = data(shape, dtype)
+        for axis in axes(op, x):
+            want = np.asarray(the_long_way(op, x, axis))
+            out = np.full(want.shape, 7, dtype)
+            assert small[op](x, axis, out) is out, (shape, axis)
+            assert_same_bits(out, want)
+        if op not in ROW_REDUCTIONS:
+            want = the_long_way(op, x, -1)
+            assert small[op](x, None if op in ELEMENT_MAPS else -1, x) is x
+            assert_same_bits(x, want)
+
+
+class Array(np.ndarray):
+    pass
+
+
+X = data((4, 6), "f4")
+NOT_SMALL = {
+    "list": ([1.0, 2.0], 0),
+    "scalar": (np.float32(1), None),
+    "subclass": (X.view(Array), -1),
+    "masked": (np.ma.array(X), -1),
+    "empty": (np.empty((3, 0), "f4"), -1),
+    "empty batch": (np.empty((0, 3), "f4"), -1),
+    "zero dimensions, axis": (np.array(1.0), -1),
+    "large": (data((1 << 15,), "f4"), -1),
+    "half": (X.astype("f2"), -1),
+    "longdouble": (X.astype("g"), -1),
+    "complex": (X.astype("c8"), -1),
+    "integers": (X.astype("i4"), -1),
+    "objects": (X.astype(object), -1),
+    "swapped": (LAYOUTS["swapped bytes"](X), -1),
+    "F": (np.asfortranarray(X), -1),
+    "apart": (stepped(X, (1, 2)), -1),
+    "broadcast": (np.broadcast_to(X[0], (3, 6)), -1),
+    "unaligned": (unaligned(X), -1),
+    "dtype with metadata": (X.astype(np.dtype("f4", metadata={"a": 1})), -1),
+    "axis beyond": (X, 2),
+    "axis before": (X, -3),
+    "axis far beyond": (X, 1 << 70),
+    "axis far before": (X, -(1 << 70)),
+    "axis beyond int": (X, (1 << 32) - 1),
+    "bool": (X, True),
+    "float": (X, -1.0),
+    "NumPy integer": (X, np.int64(-1)),
+    "tuple": (X, (0, 1)),
+    "str": (X, "-1"),
+}
+
+
+@needs_c
+@every_op
+@pytest.mark.parametrize("case", NOT_SMALL)
+def test_left_alone(op, case):
+    assert small[op](*NOT_SMALL[case], None) is None
+
+
+@every_op
+@pytest.mark.parametrize("case", NOT_SMALL)
+def test_what_is_left_alone_ends_as_it_does_the_long_way(op, case):
+    x, axis = NOT_SMALL[case]
+    outcomes = []
+    for way in (call, the_long_way):
+        try:
+            outcomes.append(np.asarray(way(op, x, axis)))
+        except (TypeError, ValueError, AxisError) as error:
+            outcomes.append((type(error), str(error)))
+    if isinstance(outcomes[0], np.ndarray):
+        assert_array_equal(*outcomes, strict=True)
+    else:
+        assert outcomes[0] == outcomes[1]
+
+
+def read_only_out(x):
+    return read_only(np.zeros_like(x))
+
+
+NO_OUT = {
+    "list": lambda x: x.tolist(),
+    "subclass": lambda x: np.zeros_like(x).view(Array),
+    "shape": lambda x: np.zeros(x.shape[::-1], x.dtype),
+    "dimensions": lambda x: np.zeros(x.size, x.dtype),
+    "other dtype": lambda x: np.zeros(x.shape, "f8" if x.dtype == "f4" else "f4"),
+    "swapped": lambda x: np.zeros(x.shape, x.dtype.newbyteorder()),
+    "read-only": read_only_out,
+    "unaligned": lambda x: unaligned(np.zeros_like(x)),
+    "apart": lambda x: stepped(np.zeros_like(x), (1, 2)),
+    "F": lambda x: np.asfortranarray(np.zeros_like(x)),
+}
+
+
+@needs_c
+@pytest.mark.parametrize("op", [op for op in OPS if op not in ROW_REDUCTIONS])
+@pytest.mark.parametrize("case", NO_OUT)
+def test_out_left_alone(op, case, dtype):
+    x = data((4, 6), dtype)
+    out = NO_OUT[case](x)
+    assert small[op](x, None, out) is None
+    assert not np.any(out) or case == "list"
+
+
+@needs_c
+@every_op
+def test_overlapping_out_is_left_alone_and_right(op, dtype):
+    """Every shift of out against x in one piece of memory; a reduction's out is never where x is."""
+    reduces, n = op in ROW_REDUCTIONS, 6
+    x0 = data((2, n), dtype)
+    want = np.asarray(the_long_way(op, x0, -1))
+    for shift in range(-16, 17):
+        memory = np.zeros(64, dtype)
+        x = memory[20:32].reshape(2, n)
+        x[...] = x0
+        out = memory[20 + shift :][: want.size].reshape(want.shape)
+        axis = None if op in ELEMENT_MAPS else -1
+        apart = shift >= 2 * n or shift <= -want.size
+        taken = small[op](x, axis, out) is out
+        assert taken == (apart or (shift == 0 and not reduces)), shift
+        if not taken:
+            assert_same_bits(x, x0)
+            call(op, x, axis, out=out)
+        assert_same_bits(out, want, f"shift {shift}")
+
+
+@needs_c
+@pytest.mark.parametrize("op", ROW_REDUCTIONS)
+@pytest.mark.parametrize("shape", [(3,), (1, 2), (2, 1), (), (2, 2)])
+def test_out_of_the_wrong_shape_for_a_reduction(op, shape):
+    assert small[op](np.zeros((2, 3)), -1, np.zeros(shape)) is None
+    with pytest.raises(ValueError, match="out: shape"):
+        getattr(fsm, op)(np.zeros((2, 3)), -1, out=np.zeros(shape))
+
+
+@needs_c
+def test_scalars_are_new_ones(dtype):
+    scalar = np.dtype(dtype).type
+    values = [fsm.logsumexp(np.full(1, v, dtype)) for v in (1, 2, 3, np.nan, -np.inf)]
+    assert [type(v) for v in values] == [scalar] * 5
+    assert repr(values) == repr([scalar(v) for v in (1, 2, 3, np.nan, -np.inf)])
+    assert scalar() == 0
+
+
+@needs_c
+@every_op
+def test_references_are_given_back(op, dtype):
+    """For taken and refused calls alike; a leaked array, tuple or dtype would show as one reference a call."""
+    x, out, bad = data((2, 3), dtype), np.zeros((2, 3), dtype), np.zeros((7, 7), dtype)
+    sums, f = np.zeros(2, dtype), small[op]
+    held = [x, out, bad, sums, x.dtype, x.dtype.type, np.ndarray, np.empty, np.empty_like, None]
+    held = [o for o in held if sys.getrefcount(o) < 1 << 30]  # the others are immortal
+
+    def count():
+        return [sys.getrefcount(o) for o in held]
+
+    def calls():
+        for axis, y in itertools.product((None, 0, -1, 1 << 70, "0"), (None, out, sums, bad, x)):
+            f(x, axis, y)
+        f(x[::-1], -1, None)
+        f(np.zeros(600, dtype), -1, None)
+
+    calls()
+    before, blocks = count(), sys.getallocatedblocks()
+    for _ in range(300):
+        calls()
+    assert max(abs(a - b) for a, b in zip(count(), before, strict=True)) < 50
+    assert sys.getallocatedblocks() - blocks < 100
+
+
+@needs_c
+def test_any_number_of_arguments():
+    fsm.softmax(X)
+    for arguments in ((), (X,), (X, -1), (X, -1, None, None)):
+        assert small["softmax"](*arguments) is None
+
+
+@needs_c
+def test_what_the_layout_check_finds(monkeypatch):
+    """A NumPy with other fields than those in binding/prelude.h is found out, and its arrays take the long way."""
+    from fastsoftmax._backends import c, load
+
+    check = c.layout_as_expected.__wrapped__
+    assert check()
+    real = c.ffi
+
+    def broken(field, change):
+        def cast(ctype, value):
+            pointer = real.cast(ctype, value)
+            if ctype == "uintptr_t" or ctype == "void *" or not hasattr(pointer, field):
+                return pointer
+            fields = {f: getattr(pointer, f) for f, _ in real.typeof(ctype).item.fields}
+            return types.SimpleNamespace(**fields | {field: change(fields[field])})
+
+        return types.SimpleNamespace(cast=cast, sizeof=real.sizeof)
+
+    for field in ("data", "ndim", "flags", "shape", "strides", "dtype", "value"):
+        change = (lambda p: p) if field in ("data", "shape", "strides", "dtype") else (lambda v: v + 1)
+        monkeypatch.setattr(c, "ffi", broken(field, change))
+        assert check() == (field in ("data", "shape", "strides", "dtype"))  # the harness itself passes unchanged fields
+    for field in ("data", "shape", "strides"):
+        monkeypatch.setattr(c, "ffi", broken(field, lambda p: p + 1))
+        assert not check(), field
+    monkeypatch.setattr(c, "ffi", broken("dtype", lambda p: real.cast("char *", p) + 8))
+    assert not check()
+    too_big = types.SimpleNamespace(cast=real.cast, sizeof=lambda ctype: 10**6)
+    monkeypatch.setattr(c, "ffi", too_big)
+    assert not check()
+    monkeypatch.setattr(c, "ffi", real)
+    monkeypatch.setattr(sys, "implementation", types.SimpleNamespace(name="pypy"))
+    assert not check()
+
+    monkeypatch.setattr(c, "layout_as_expected", lambda: False)
+    assert load(BACKENDS[0]).small("softmax", 100) is None
+
+
+@needs_c
+def test_without_small_functions_all_is_the_same(run_ok):
+    code = """
+import numpy as np, fastsoftmax as f
+from fastsoftmax import _dispatch
+from fastsoftmax._backends import c
+{patch}
+x = np.random.default_rng(0).normal(size=(3, 7)).astype("f4")
+for op in _dispatch.small:
+    print(op, getattr(f, op)(x).tobytes().hex(), getattr(f, op)(x[0], out=None).tobytes().hex())
+print(_dispatch.small["softmax"](x, -1, None) is None)
+"""
+    with_them, without = (
+        run_ok(code.format(patch=patch)).splitlines() for patch in ("", "c.layout_as_expected = lambda: False")
+    )
+    assert with_them[:-1] == without[:-1]
+    assert (with_them[-1], without[-1]) == ("False", "True")
+
+
+@pytest.mark.parametrize("chosen", BACKENDS)
+def test_small_calls_run_on_the_backend_that_was_asked_for(chosen, run_ok):
+    code = f"""
+import numpy as np, fastsoftmax as f
+x = np.random.default_rng(0).normal(0, 9, 3000).astype("f4")
+print(f.explain(x).backend, all(
+    getattr(f, op)(x).tobytes() == getattr(f, op)(x, backend={chosen!r}).tobytes()
+    for op in ("softmax", "log_softmax", "logsumexp", "logcumsumexp")))
+"""
+    variable = {"FASTSOFTMAX_ISA": chosen[2:]} if chosen.startswith("c-") else {"FASTSOFTMAX_BACKEND": chosen}
+    assert run_ok(code, **variable).split() == [chosen, "True"]
+
+
+def test_nothing_is_made_by_importing(run_ok):
+    """The first call of an operation makes its function; importing reads no settings."""
+    code = "import fastsoftmax as f; from fastsoftmax import _dispatch as d; before = dict(d.small); f.softmax([1.])"
+    code += "; print([op for op in d.small if d.small[op] is not before[op]])"
+    assert run_ok(code).strip() == "['softmax']"
