@@ -59,3 +59,5 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     output_json["two_threads"] = config.stash[TWO_THREADS]
+    for benchmark in output_json["benchmarks"]:
+        del benchmark["stats"]["data"]  # every round's time

@@ -76,7 +76,10 @@ WORKLOADS = (
     Workload("1000x1000-axis0", (1000, 1000), "other axes", axis=0),
     Workload("512x4096-axis0", (512, 4096), "other axes", axis=0),
     Workload("16x64x1024-axis1", (16, 64, 1024), "other axes", axis=1),
-    *(Workload(f"sweep-{10**6 // k}x{k}", (10**6 // k, k), "sweep", full=True) for k in (10, 100, 1000, 10**4, 10**5, 10**6)),
+    *(
+        Workload(f"sweep-{10**6 // k}x{k}", (10**6 // k, k), "sweep", full=True)
+        for k in (10, 100, 1000, 10**4, 10**5, 10**6)
+    ),
     *(Workload(f"{rows}x2", (rows, 2), "short rows", full=True) for rows in (256, 100_000)),  # next sentence, yes or no
 )
 
