@@ -136,7 +136,7 @@ def plan(contestants: list[Contestant], budget: float) -> int:
 
 
 class Rounds:
-    """The peers' part of each round: all whose turn it is, in random order. Fewer rounds are spread over the whole time."""
+    """The peers' part of each round: all whose turn it is, in random order; few rounds are spread over the time."""
 
     def __init__(self, peers: list[Contestant], total: int) -> None:
         self.peers, self.total, self.done, self.order = peers, total, 0, random.Random(0)

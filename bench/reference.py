@@ -13,7 +13,7 @@ WIDER = {"float32": np.float64, "float64": np.longdouble}
 
 
 def reference(op: str, x: Array, axis: int = -1) -> tuple[Array, Array]:
-    """The formula in a wider type, with the logarithm taken so that nothing cancels; and in ulp of what its error counts."""
+    """The formula in a wider type, no logarithm cancels; and the size whose ulp its errors are counted in."""
     x = x.astype(WIDER[x.dtype.name])
     top = x.max(axis=axis, keepdims=True)
     e = np.exp(x - top)
