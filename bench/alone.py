@@ -1,6 +1,6 @@
 """One library on two threads in a process of its own, all cells that are long enough; results as JSON.
 
-    python bench/alone.py LIBRARY [--seconds 0.3] [--full]
+    python bench/alone.py LIBRARY [--seconds 0.2] [--full]
 
 Of us also the time on one thread, in the same process.
 """
@@ -8,7 +8,7 @@ Of us also the time on one thread, in the same process.
 import argparse
 import json
 
-from measure import enter, no_garbage_collection, plan
+from measure import Watch, enter, plan
 from peers import OURS, PEERS, Peer, load
 from workloads import Cell, cells_for_threads
 
@@ -22,16 +22,16 @@ def measured(cell: Cell, name: str, library: Peer, threads: int, seconds: float)
     if not contestants:
         return None
     rounds = plan(contestants, seconds)
-    with no_garbage_collection():
+    with Watch() as watch:
         for _ in range(rounds):
             contestants[0].round()
-    return contestants[0].result()
+    return contestants[0].result() | {"others": watch.others}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="One library on two threads, as JSON.")
     parser.add_argument("library", choices=(OURS, *PEERS))
-    parser.add_argument("--seconds", type=float, default=0.3, help="per cell (0.3)")
+    parser.add_argument("--seconds", type=float, default=0.2, help="per cell (0.2)")
     parser.add_argument("--full", action="store_true", help="all cells")
     arguments = parser.parse_args()
     name = arguments.library

@@ -16,7 +16,7 @@ TWO_THREADS = pytest.StashKey[dict[str, object]]()
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="all cells")
-    parser.addoption("--seconds", type=float, default=0.8, help="per cell on one thread (0.8)")
+    parser.addoption("--seconds", type=float, default=0.6, help="per cell on one thread (0.6)")
 
 
 def pytest_configure(config):

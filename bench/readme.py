@@ -27,8 +27,9 @@ COLUMNS = {
 
 def markdown(header: list[str], lines: list[list[str]]) -> str:
     """A table whose first column is text and whose others are numbers."""
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *lines))
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *lines)]
+    lines.insert(1, "|---" + "|---:" * (len(header) - 1) + "|")
+    return "\n".join(lines)
 
 
 def run_table(results: list[dict]) -> str:

@@ -22,6 +22,7 @@ FLOORS = {  # the best peer's time by ours, in float32 on one thread: softmax an
 TINY_FLOORS = {"torch": (1.7, 12), "scipy": (12, 80)}
 FLOAT64_FLOOR = 3
 SPEEDUP_FLOOR = 1.7  # of two threads over one
+DISTURBED = 0.3  # CPUs busy with other work
 
 Times = dict[str, dict[str, float]]
 
@@ -34,6 +35,7 @@ class Row:
     threads: int
     ours: dict[str, float]
     peers: Times
+    others: float  # CPUs that other processes kept busy, at most
 
     @property
     def ranking(self) -> list[str]:
@@ -49,6 +51,11 @@ class Row:
         return self.ratio(self.ranking[0])
 
     @property
+    def disturbed(self) -> bool:
+        """Libraries that take turns suffer alike; those on all CPUs, one after the other, do not."""
+        return self.threads > 1 and self.others > DISTURBED
+
+    @property
     def single(self) -> bool:
         return self.threads == 1 and self.cell.dtype == "float32"
 
@@ -56,15 +63,17 @@ class Row:
 def rows(data: dict) -> list[Row]:
     """What was measured, as rows; on two threads only cells that a peer was measured in too."""
     known = {cell.id: cell for cell in cells(full=True)}
-    found = [(b["extra_info"]["cell"], 1, b["extra_info"]["results"]) for b in data["benchmarks"]]
+    infos = [benchmark["extra_info"] for benchmark in data["benchmarks"]]
+    found = [(info["cell"], 1, info["results"], info["others"]) for info in infos]
     alone = data["two_threads"]
     for cell in alone.get(OURS, {}):
-        found.append((cell, 2, {name: results[cell] for name, results in alone.items() if cell in results}))
+        results = {name: times[cell] for name, times in alone.items() if cell in times}
+        found.append((cell, 2, results, max(times["others"] for times in results.values())))
     made = []
-    for cell, threads, results in found:
+    for cell, threads, results, others in found:
         peers = {name: times for name, times in results.items() if name != OURS}
         if peers:
-            made.append(Row(known[cell], threads, results[OURS], peers))
+            made.append(Row(known[cell], threads, results[OURS], peers, others))
     return made
 
 
@@ -93,11 +102,11 @@ def line(row: Row) -> str:
     text += f"{microseconds(row.peers[first]['min']):>9} {row.best:6.2f} {row.ratio(first, 'median'):6.2f}"
     if others:
         text += f"   {others[0]:11} {row.ratio(others[0]):6.2f}"
-    return text if row.best >= 1 else f"{text}   LOST"
+    return text + "   LOST" * (row.best < 1) + "   DISTURBED" * row.disturbed
 
 
 def table(measured: list[Row]) -> Iterator[str]:
-    yield f"{'cell':38} t {'ours, µs':>9}   {'best peer':11} {'µs':>9} {'ratio':>6} {'median':>6}   {'second':11} {'ratio':>6}"
+    yield f"{'cell':38} t {'ours, µs':>9}   {'best peer':11} {'µs':>9}  ratio median   {'second':11}  ratio"
     for row in sorted(measured, key=lambda row: row.best):
         yield line(row)
 
@@ -118,9 +127,8 @@ def verdict(what: str, values: Iterable[float], floor: float) -> Iterator[str]:
 
 def of_kind(measured: list[Row], kind: str, logsumexp: bool) -> list[Row]:
     """Rows in float32 on one thread."""
-    return [
-        r for r in measured if r.single and r.cell.workload.kind == kind and (r.cell.op == "logsumexp") == logsumexp
-    ]
+    chosen = (row for row in measured if row.single and row.cell.workload.kind == kind)
+    return [row for row in chosen if (row.cell.op == "logsumexp") == logsumexp]
 
 
 def summary(measured: list[Row]) -> Iterator[str]:
@@ -132,6 +140,9 @@ def summary(measured: list[Row]) -> Iterator[str]:
             yield from verdict(f"tiny calls over {peer}: {ops}", tiny, floors[i])
     double = (r.best for r in measured if r.threads == 1 and r.cell.dtype == "float64")
     yield from verdict("float64", double, FLOAT64_FLOOR)
+    if any(row.disturbed for row in measured):
+        yield f"DISTURBED: more than {DISTURBED} CPUs were busy with other work; these times cannot be compared"
+        measured = [row for row in measured if not row.disturbed]
     for threads in (1, 2):
         yield from verdict(f"every cell, threads: {threads}", (r.best for r in measured if r.threads == threads), 1)
     speedups = (r.ours["one thread"]["min"] / r.ours["min"] for r in measured if r.threads == 2)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TWO_THREADS
-from measure import Rounds, enter, no_garbage_collection, plan, repeated
+from measure import Rounds, Watch, enter, plan, repeated
 from peers import OURS, PEERS
 
 import fastsoftmax
@@ -28,13 +28,14 @@ def test_one_thread(cell, libraries, benchmark, request):
         peers_round()
         ours.warm()
 
-    with no_garbage_collection():
+    with Watch() as watch:
         benchmark.pedantic(repeated, (ours.job.call, ours.calls), setup=setup, rounds=total)
     ours.times = [seconds / ours.calls for seconds in benchmark.stats.stats.data]
     benchmark.extra_info["cell"] = cell.id
     benchmark.extra_info["backend"] = str(fastsoftmax.explain(cell.logits(), op=cell.op, axis=cell.workload.axis))
     benchmark.extra_info["results"] = {c.name: c.result() for c in contestants}
     benchmark.extra_info["wrong"] = wrong
+    benchmark.extra_info["others"] = watch.others
 
 
 @pytest.mark.parametrize("library", (OURS, *PEERS))
