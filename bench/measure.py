@@ -21,6 +21,7 @@ WARM = 1e-3  # calls shorter than this are made once before the clock starts: al
 PROBE = 5e-3  # seconds of calls, from which the fastest variant and the number of rounds are found
 MIN_ROUNDS, MAX_ROUNDS = 5, 300
 FAR_BEHIND, FEW_ROUNDS = 4, 3  # whoever takes this many times as long as the fastest, gets fewer rounds
+DISTURBED = 0.3  # CPUs busy with other work, above which times on all CPUs cannot be compared
 WRONG = 0.01  # relative error of a softmax, absolute error of a logarithm, above which a result is wrong, not inexact
 
 
@@ -68,6 +69,7 @@ class Contestant:
     """A library in a cell: its fastest variant, and its times."""
 
     name: str
+    task: Task  # kept, because some libraries only borrow its array
     job: Job
     seconds: float  # of a call, at a first look
     cpus: float  # CPU time by elapsed time: how many threads were busy
@@ -134,7 +136,7 @@ def enter(cell: Cell, libraries: Mapping[str, Peer], threads: int) -> tuple[list
             seconds, cpus = probe(job)
             y = job.result().reshape(exact.shape)
             if usable(task.op, y, exact):
-                variants.append(Contestant(name, job, seconds, cpus, worst_ulp(y, exact, size)))
+                variants.append(Contestant(name, task, job, seconds, cpus, worst_ulp(y, exact, size)))
             else:
                 wrong.append(f"{name} {job.variant}".strip())
         if variants:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from measure import DISTURBED
 from peers import OURS
 from workloads import Cell, cells
 
@@ -22,8 +23,6 @@ FLOORS = {  # the best peer's time by ours, in float32 on one thread: softmax an
 TINY_FLOORS = {"torch": (1.7, 12), "scipy": (12, 80)}
 FLOAT64_FLOOR = 3
 SPEEDUP_FLOOR = 1.7  # of two threads over one
-DISTURBED = 0.3  # CPUs busy with other work
-
 Times = dict[str, dict[str, float]]
 
 
