@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml $(wildcard c/*.[ch] c/simd/*.h c/CMakeLists.txt fastsoftmax/_backends/binding/*)
 
-.PHONY: run test lint clean
+.PHONY: run test bench lint clean
 
 run: .venv/run ## the main job: every backend on real logits, cross-checked and timed
 	$(BIN)/python bench/run.py
 
 test: .venv/test ## the whole suite; PYTEST_ARGS are passed on
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: .venv/bench ## every cell against the peers, under ten minutes; BENCH_ARGS=--full for all cells, FASTSOFTMAX_ISA to force one
+	$(BIN)/python -m pytest bench --quiet --benchmark-json=bench.json $(BENCH_ARGS)
+	$(BIN)/python bench/report.py bench.json
 
 lint: .venv/lint ## format, lint, types
 	$(BIN)/ruff check .

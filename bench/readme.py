@@ -1,6 +1,6 @@
-"""Write the table of README.md from the results of the main job.
+"""Write the tables of README.md from the results of the main job, of the benchmark, or of both.
 
-python bench/run.py --json results.json && python bench/readme.py results.json
+python bench/run.py --json run.json; make bench; python bench/readme.py run.json bench.json
 """
 
 import json
@@ -8,32 +8,76 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
+from report import Row, microseconds, rows
+
 README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN, END = "<!-- table: bench/readme.py -->", "<!-- end of table -->"
+RUN, PEERS, END = "<!-- table: bench/readme.py -->", "<!-- table: peers -->", "<!-- end of table -->"
+COLUMNS = {
+    "onnxruntime": "ONNX Runtime",
+    "litert": "LiteRT",
+    "torch": "torch",
+    "jax": "JAX",
+    "openvino": "OpenVINO",
+    "ggml": "ggml",
+    "numba": "Numba loop",
+    "numpy": "NumPy",
+    "scipy": "SciPy",
+}
 
 
-def table(results: list[dict]) -> str:
+def markdown(header: list[str], lines: list[list[str]]) -> str:
+    """A table whose first column is text and whose others are numbers."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *lines)]
+    lines.insert(1, "|---" + "|---:" * (len(header) - 1) + "|")
+    return "\n".join(lines)
+
+
+def run_table(results: list[dict]) -> str:
     """A row for each function and array: the default backend against NumPy and SciPy, losing rows included."""
-    lines = [
-        "| | time | NumPy takes | SciPy takes | worst error | NumPy's | SciPy's |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    lines = []
     for (op, array), group in groupby(results, key=lambda r: (r["op"], r["array"])):
         records = list(group)
         ours, numpy, scipy = records[0], *(next(r for r in records if r["who"] == who) for who in ("NumPy", "SciPy"))
         shape = " x ".join(map(str, ours["shape"]))
         ratios = (f"{peer['seconds'] / ours['seconds']:.1f}" for peer in (numpy, scipy))
         errors = (f"{r['ulp']:.2g}" if r["ulp"] < 10 else f"{r['ulp']:.0f}" for r in (ours, numpy, scipy))
-        cells = (f"`{op}` {array} {shape}", f"{ours['seconds'] * 1e6:.0f} µs", *ratios, *errors)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([f"`{op}` {array} {shape}", f"{ours['seconds'] * 1e6:.0f} µs", *ratios, *errors])
+    return markdown(["", "time", "NumPy takes", "SciPy takes", "worst error", "NumPy's", "SciPy's"], lines)
+
+
+def ratio(row: Row, peer: str) -> str:
+    """How many times as long the peer takes; bold where it wins."""
+    if peer not in row.peers:
+        return ""
+    value = row.ratio(peer)
+    return f"{value:.1f}" if value >= 1 else f"**{value:.2f}**"
+
+
+def peers_table(measured: list[Row]) -> str:
+    """A row for each cell in float32 on one thread: our time, and how many times as long each peer takes."""
+    lines = []
+    for row in measured:
+        if row.single and row.cell.op != "log_softmax":  # as fast as softmax, everywhere
+            name = f"`{row.cell.op}` {row.cell.workload.name}"
+            ratios = [ratio(row, peer) for peer in COLUMNS]
+            lines.append([name, f"{microseconds(row.ours['min'])} µs", *ratios])
+    return markdown(["", "time", *COLUMNS.values()], lines)
+
+
+def replace(text: str, begin: str, table: str) -> str:
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{table}\n{END}{rest.split(END, 1)[1]}"
 
 
 def main() -> None:
-    results = json.loads(Path(sys.argv[1]).read_text())["results"]
-    before, rest = README.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
+    text = README.read_text()
+    for file in sys.argv[1:]:
+        data = json.loads(Path(file).read_text())
+        if "benchmarks" in data:
+            text = replace(text, PEERS, peers_table(rows(data)))
+        else:
+            text = replace(text, RUN, run_table(data["results"]))
+    README.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,24 @@
+"""Us."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import fastsoftmax
+
+from . import Job, Task
+
+DISTRIBUTION = "fastsoftmax"
+THREADED = True
+
+
+def setup(threads: int) -> None:
+    fastsoftmax.set_num_threads(threads)
+
+
+def jobs(task: Task) -> Iterator[Job]:
+    call = partial(getattr(fastsoftmax, task.op), task.x, axis=task.axis)
+    if task.out:
+        y = task.empty()
+        yield Job(partial(call, out=y), lambda: y)
+    else:
+        yield Job(call, call)

@@ -1,0 +1,99 @@
+"""ONNX Runtime with input and output bound."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import onnxruntime
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from . import Job, Task
+from .formula import formula
+
+DISTRIBUTION = "onnxruntime"
+THREADED = True
+TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
+
+
+def setup(threads: int) -> None:
+    """Threads are set for each session."""
+
+
+class Graph:
+    """ONNX nodes in the making; a value is known by its name."""
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+        self.nodes = []
+
+    def node(self, kind: str, *inputs: str, **attributes: int) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [f"v{len(self.nodes)}"], **attributes))
+        return self.nodes[-1].output[0]
+
+    def max(self, x: str) -> str:
+        return self.node("ReduceMax", x, "axes")
+
+    def sum(self, x: str) -> str:
+        return self.node("ReduceSum", x, "axes")
+
+    def exp(self, x: str) -> str:
+        return self.node("Exp", x)
+
+    def log(self, x: str) -> str:
+        return self.node("Log", x)
+
+    def add(self, x: str, y: str) -> str:
+        return self.node("Add", x, y)
+
+    def sub(self, x: str, y: str) -> str:
+        return self.node("Sub", x, y)
+
+    def div(self, x: str, y: str) -> str:
+        return self.node("Div", x, y)
+
+    def operator(self, op: str, x: str) -> str:
+        """ONNX's own."""
+        if op == "logsumexp":
+            return self.node("ReduceLogSumExp", x, "axes")
+        return self.node({"softmax": "Softmax", "log_softmax": "LogSoftmax"}[op], x, axis=self.axis)
+
+    def model(self, task: Task, result: str) -> ModelProto:
+        kind = TYPES[task.x.dtype.name]
+        shape = list(task.x.shape)
+        x = helper.make_tensor_value_info("x", kind, shape)
+        if task.op == "logsumexp":
+            shape[self.axis] = 1
+        y = helper.make_tensor_value_info(result, kind, shape)
+        axes = numpy_helper.from_array(np.array([self.axis]), "axes")
+        graph = helper.make_graph(self.nodes, task.op, [x], [y], [axes])
+        return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
+
+
+def session(model: ModelProto, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def bound(task: Task, variant: str) -> Job:
+    graph = Graph(task.axis)
+    name = graph.operator(task.op, "x") if variant == "operator" else formula(task.op, "x", graph)
+    run = session(graph.model(task, name), task.threads)
+    if not task.out:
+        call = partial(run.run, None, {"x": task.x})
+        return Job(call, lambda: call()[0], variant)
+    y = task.empty()
+    if task.op == "logsumexp":
+        y = np.expand_dims(y, task.axis)
+    binding = run.io_binding()
+    binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(task.x))
+    binding.bind_output(name, "cpu", 0, y.dtype, y.shape, y.ctypes.data)
+    return Job(partial(run.run_with_iobinding, binding), lambda: y, variant)
+
+
+def jobs(task: Task) -> Iterator[Job]:
+    yield bound(task, "operator")
+    if task.op == "logsumexp":
+        yield bound(task, "composed")

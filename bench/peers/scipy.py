@@ -1,0 +1,20 @@
+"""SciPy: scipy.special, which has no out=."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import scipy.special
+
+from . import Job, Task
+
+DISTRIBUTION = "scipy"
+THREADED = False
+
+
+def setup(threads: int) -> None:
+    """SciPy computes all of this on one thread."""
+
+
+def jobs(task: Task) -> Iterator[Job]:
+    call = partial(getattr(scipy.special, task.op), task.x, axis=task.axis)
+    yield Job(call, call)
