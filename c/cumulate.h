@@ -12,16 +12,16 @@ struct cumulation {
     double hi, lo;      /* sum of the terms of those below the maximum */
     double top;         /* the term of the maximum */
     double from;        /* the element that set the base */
-    struct fsm_row row; /* the base */
+    double shift, base; /* of the terms */
 };
 
-/* y_i = log sum e^x over all elements up to x_i, for k <= BATCH elements. One copy an ISA, as LOG_STATS. */
+/* y_i = log sum e^x over all elements up to x_i, for k <= BATCH elements. One copy an ISA, as TAKE_LOGS. */
 void CUMULATE(FSM_ISA)(struct cumulation *c, const double *x, double *y, size_t k);
 
 #if FSM_DOUBLE
-static double term_of(const struct fsm_row *row, double x) {
-    struct base b = base_of(row);
-    return v_exp(offset(row->shift != 0, v_set1(x), &b), b.lo, b.magic)[0];
+static double one_term(double shift, double base, double x) {
+    struct base b = base_of(v_set1(shift), v_set1(base));
+    return term_of(shift != 0, v_set1(x), &b)[0];
 }
 
 static void cumulate_term(struct cumulation *c, double term, double low) {
@@ -33,11 +33,10 @@ static void cumulate_term(struct cumulation *c, double term, double low) {
 /* A base for the new maximum x, far above the old one. The factor of the sums, e^(old shift - new) 2^(old base - new), is
  * exact where both are unshifted; the shifts' difference is exact wherever the factor is not far below all that counts. */
 static void rebase(struct cumulation *c, double x) {
-    struct fsm_row old = c->row, factor = {0};
-    c->from = c->row.max = x;
-    open_row(&c->row);
-    factor.base = c->row.base - old.base;
-    double f = isfinite(c->max) ? term_of(&factor, old.shift - c->row.shift) * BOOST_DOWN : 0;
+    double shift = c->shift, base = c->base;
+    c->from = x;
+    choose_base(x, &c->shift, &c->base);
+    double f = isfinite(c->max) ? one_term(0, c->base - base, shift - c->shift) * BOOST_DOWN : 0;
     c->hi *= f;
     c->lo *= f;
 }
@@ -48,7 +47,7 @@ static void new_maximum(struct cumulation *c, double x) {
     if (!(x - c->from <= 277)) rebase(c, x);
     c->max = x;
     c->count = 1;
-    c->top = term_of(&c->row, x);
+    c->top = one_term(c->shift, c->base, x);
 }
 
 static void cumulate_one(struct cumulation *c, double x) {
@@ -59,19 +58,24 @@ static void cumulate_one(struct cumulation *c, double x) {
     else if (x == c->max)
         c->count++;
     else if (isfinite(c->max))
-        cumulate_term(c, term_of(&c->row, x), 0);
+        cumulate_term(c, one_term(c->shift, c->base, x), 0);
 }
 
 void CUMULATE(FSM_ISA)(struct cumulation *c, const double *x, double *y, size_t k) {
-    struct stats s;
+    struct logs s = {.count = {0}};
     for (size_t i = 0; i < k; i++) {
         cumulate_one(c, x[i]);
-        bool plain = isfinite(c->max);
-        c->row.max = plain ? c->max : 0;
-        put_stats(&s, i, plain ? &c->row : &(struct fsm_row){0}, (struct fsm_sum){c->hi, c->lo, c->count});
         y[i] = c->max;
+        if (!isfinite(c->max)) continue;
+        s.offset[i] = c->max - c->shift;
+        s.base[i] = c->base;
+        s.sum[i] = c->hi;
+        s.low[i] = c->lo;
+        s.count[i] = c->count;
+        normalize(&s.sum[i], &s.low[i]);
     }
-    LOG_STATS(FSM_ISA)(&s, k, 1);
+    for (size_t i = 0; i < BATCH; i++) s.count[i] = s.count[i] > 0 ? s.count[i] : 1;
+    TAKE_LOGS(FSM_ISA)(&s, k, 1);
     for (size_t i = 0; i < k; i++)
         if (isfinite(y[i])) y[i] += s.log[i];
 }

@@ -5,7 +5,8 @@
 /* e^-|x| with the factor 2^BOOST. */
 static inline vec exp_minus_abs(vec x) {
     vec minus = v_select(v_less(v_set1(0), x), -x, x);
-    return v_exp(minus, v_exp_lo(0), v_set1(MAGIC + BIAS));
+    v_exp(1, &minus, v_exp_lo(v_set1(0)), v_set1(MAGIC + BIAS));
+    return minus;
 }
 
 static inline vec sigmoid(vec x) {

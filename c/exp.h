@@ -16,27 +16,43 @@
 #ifndef FSM_EXP_H
 #define FSM_EXP_H
 
-static inline vec v_exp_parts(vec t, vec magic, vec *scale) {
+/* Vectors whose polynomials go in step. One after the other they wait for each other: the 40 cycles of one are more than a
+ * core's schedulers see ahead. */
+#define LOCKSTEP 4
+
+#define UNROLL _Pragma("GCC unroll 16")
+#define TEMPLATE static inline __attribute__((always_inline)) /* compiled anew for each constant argument */
+
+/* s and scale = 2^(n - N + BOOST) of k vectors, in step. */
+TEMPLATE void v_exp_parts(size_t k, const vec *t, vec magic, vec *s, vec *scale) {
     static const T c[] = FSM_K(EXP); /* of r^2, r^3, ... */
-    vec z = v_fma(t, v_set1(FSM_K(LOG2E)), magic);
-    vec n = z - magic;
-    vec r = v_fnma(n, v_set1(REDUCE_LO), v_fnma(n, v_set1(REDUCE_HI), t));
-    int i = (int)(sizeof c / sizeof *c) - 1;
-    vec q = v_set1(c[i]);
-#pragma GCC unroll 16
-    while (i--) q = v_fma(q, r, v_set1(c[i]));
-    *scale = (vec)((ivec)z << MANTISSA);
-    return v_fma(q, r * r, r);
+    enum { LAST = sizeof c / sizeof *c - 1 };
+    vec z[LOCKSTEP], n[LOCKSTEP], r[LOCKSTEP], q[LOCKSTEP];
+#define EACH \
+    UNROLL   \
+    for (size_t u = 0; u < k; u++)
+    EACH z[u] = v_fma(t[u], v_set1(FSM_K(LOG2E)), magic);
+    EACH n[u] = z[u] - magic;
+    EACH r[u] = v_fnma(n[u], v_set1(REDUCE_HI), t[u]);
+    EACH r[u] = v_fnma(n[u], v_set1(REDUCE_LO), r[u]);
+    EACH q[u] = v_fma(v_set1(c[LAST]), r[u], v_set1(c[LAST - 1]));
+    UNROLL
+    for (int i = LAST - 1; i--;) EACH q[u] = v_fma(q[u], r[u], v_set1(c[i]));
+    EACH s[u] = v_fma(q[u], r[u] * r[u], r[u]);
+    EACH scale[u] = (vec)((ivec)z[u] << MANTISSA);
 }
 
-/* 2^BOOST e^t 2^-N, where magic = MAGIC + BIAS - N and lo = v_exp_lo(N); +0 at lo and below; NaN for NaN.
+/* 2^BOOST e^t 2^-N for k vectors, where magic = MAGIC + BIAS - N and lo = v_exp_lo(N); +0 at lo and below; NaN for NaN.
  * (1 + s) scale in one step: the scale is a power of two, so that only 1 + s is rounded. */
-static inline vec v_exp(vec t, vec lo, vec magic) {
-    vec scale, s = v_exp_parts(v_max(lo, t), magic, &scale);
-    return v_fma(s, scale, scale);
+TEMPLATE void v_exp(size_t k, vec *t, vec lo, vec magic) {
+    vec s[LOCKSTEP], scale[LOCKSTEP];
+    EACH t[u] = v_max(lo, t[u]);
+    v_exp_parts(k, t, magic, s, scale);
+    EACH t[u] = v_fma(s[u], scale[u], scale[u]);
+#undef EACH
 }
 
 /* Where n - N becomes -BIAS; a quarter above it, so that no rounding mode of the caller's makes it less. */
-static inline vec v_exp_lo(T n) { return v_set1((n - BIAS + (T)0.25) * FSM_K(LN2)); }
+static inline vec v_exp_lo(vec n) { return (n - v_set1(BIAS) + v_set1((T)0.25)) * v_set1(FSM_K(LN2)); }
 
 #endif

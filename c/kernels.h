@@ -23,34 +23,35 @@ struct fsm_sum {
     double hi, lo, count;
 };
 
-/* What is known of a row between its passes. Doubles hold float32 values exactly. */
-struct fsm_row {
-    double max;         /* NaN dropped */
-    double shift, base; /* terms are e^(x - shift) / 2^base, one of the two is 0 */
-    double hi, lo;      /* softmax: 1 / sum; log_softmax: logsumexp; in two parts */
-    double peak, top;   /* softmax: the term of a maximum that is nearly all of the sum, and what becomes of it; or 0 */
-    bool undefined;     /* the row becomes NaN throughout */
+/* What is known of a part of a row, at most FSM_BLOCK elements. Doubles hold float32 values exactly. */
+struct fsm_part {
+    double max;           /* NaN dropped */
+    double shift, base;   /* its terms are e^(x - shift) / 2^base, one of the two is 0 */
+    struct fsm_sum sum;   /* of them; for logarithms without those of its maxima */
+    double hi, lo;        /* what the last pass takes: 1 / sum or logsumexp of the row in two parts, */
+    double down, further; /* what its terms are scaled by before that, */
+    double peak, top;     /* and the term of a maximum that is nearly all of the sum, and what becomes of it; or -1 */
 };
 
 struct fsm_kernels {
-    /* Whole rows: any op. A row's elements are next to each other, rows are a pitch apart (in elements). */
+    /* Whole rows of at most FSM_BLOCK elements; logcumsumexp and element by element: of any length. A row's elements are
+     * next to each other, rows are a pitch apart (in elements). */
     void (*rows)(fsm_op op, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch, size_t rows, size_t n);
 
-    /* The passes of one row, for softmax, log_softmax, logsumexp and logmeanexp, so that threads may share it:
-     * max of every part; row_open; sum of every block; fsm_sum_add in order; row_close; apply to every part. */
-    double (*max)(const void *x, size_t n);
-    void (*row_open)(struct fsm_row *row);
-    struct fsm_sum (*block_sum)(fsm_op op, const struct fsm_row *row, const void *x, void *y, size_t n);
-    void (*row_close)(fsm_op op, struct fsm_row *row, struct fsm_sum total, const void *x, void *y, size_t n);
-    void (*apply)(fsm_op op, const struct fsm_row *row, const void *x, void *y, size_t n);
+    /* Whole rows of at most FSM_BLOCK elements for softmax, log_softmax, logsumexp and logmeanexp, at any distances: from
+     * one row to the next, and from one element to the next. tile is scratch, FSM_TILE(n) elements. */
+    void (*apart)(fsm_op op, const void *x, const ptrdiff_t x_distances[2], void *y, const ptrdiff_t y_distances[2],
+                  size_t rows, size_t n, void *tile);
+
+    /* One row of any length for these, in parts of FSM_BLOCK elements: part for each, in any order; join, which for one
+     * number a row writes it to y; finish for each. Without y, part stores no terms, and finish is asked to compute them
+     * again: it then writes past the cache, for rows that would not stay there. */
+    void (*part)(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n);
+    void (*join)(fsm_op op, struct fsm_part *parts, size_t count, size_t n, void *y);
+    void (*finish)(fsm_op op, const struct fsm_part *part, const void *x, void *y, size_t n, bool again);
+    bool streams; /* finish can write past the cache */
 };
 
-/* total += block, with the rounding error kept. */
-static inline void fsm_sum_add(struct fsm_sum *total, struct fsm_sum block) {
-    double hi = total->hi + block.hi, back = hi - total->hi;
-    total->lo += ((total->hi - (hi - back)) + (block.hi - back)) + block.lo;
-    total->hi = hi;
-    total->count += block.count;
-}
+#define FSM_TILE(n) (((n) + 16) * 16 * 4)
 
 #endif

@@ -8,10 +8,15 @@
 #include "pool.h"
 
 enum {
-    CHUNK = 1 << 14,     /* elements that a thread claims at once, roughly */
-    SQUARE = 16,         /* rows of a tile, and elements of them copied at once: sixteen float32 are a cache line */
-    PAD = 16,            /* elements between the rows of a tile, so that they do not all fall on one set of the cache */
-    SHARE_FROM = 1 << 16 /* rows from this length are shared by the threads when there are few of them */
+    CHUNK = 1 << 14, /* elements that a thread claims at once, roughly */
+    SQUARE = 16,     /* rows of a tile, and elements of them copied at once: sixteen float32 are a cache line */
+    STRIP = 64,      /* rows that kernels take side by side where elements are apart */
+    PAD = 16,        /* elements between the rows of a tile, so that they do not all fall on one set of the cache */
+    LINE = 64,       /* bytes */
+    PAST_CACHE = 16 << 20, /* bytes of results that do not stay in the cache, and are better written past it */
+    PAST_MEMORY =
+        64 << 20 /* bytes of a float32 row from which on reading it twice and computing its terms twice is faster
+                              than writing and reading its terms once more (by 2 %; at half that size 10 % slower) */
 };
 
 /* ---- Elements of either type ---- */
@@ -24,7 +29,7 @@ static const char *at(const void *p, ptrdiff_t i, fsm_type type) {
 
 static bool gives_one_number(fsm_op op) { return op == FSM_LOGSUMEXP || op == FSM_LOGMEANEXP; }
 static bool by_element(fsm_op op) { return op == FSM_SIGMOID || op == FSM_SOFTPLUS; }
-static bool can_share(fsm_op op) { return !by_element(op) && op != FSM_LOGCUMSUMEXP; }
+static bool by_blocks(fsm_op op) { return !by_element(op) && op != FSM_LOGCUMSUMEXP; }
 
 /* ---- The array as the work sees it ---- */
 
@@ -42,9 +47,10 @@ struct job {
     char *y;
     struct dim outer, inner, row; /* rows of the inner dimension are worked on together */
     size_t together;              /* how many of them at most */
-    char *tiles;                  /* scratch, one tile a thread; NULL where rows are used in place */
-    size_t tile_bytes;
-    atomic_flag *tile_taken;
+    bool again;                   /* long rows: terms are computed twice instead of stored (kernels.h) */
+    char *scratch;                /* as many pieces as there are threads */
+    size_t scratch_bytes;         /* of a piece */
+    atomic_flag *taken;
 };
 
 static const void *x_row(const struct job *j, size_t outer, size_t inner) {
@@ -54,19 +60,132 @@ static void *y_row(const struct job *j, size_t outer, size_t inner) {
     return j->y + ((ptrdiff_t)outer * j->outer.y + (ptrdiff_t)inner * j->inner.y) * (ptrdiff_t)size_of[j->type];
 }
 
-/* ---- Rows that lie in one piece ---- */
-
 static size_t groups(const struct job *j) { return (j->inner.count + j->together - 1) / j->together; }
 
-static void run_rows(void *job, size_t index) {
-    const struct job *j = job;
-    size_t outer = index / groups(j), inner = index % groups(j) * j->together;
-    size_t count = j->inner.count - inner < j->together ? j->inner.count - inner : j->together;
-    j->kernels->rows(j->op, x_row(j, outer, inner), j->inner.x, y_row(j, outer, inner), j->inner.y, count,
-                     j->row.count);
+/* The rows of one task: which, and how many. */
+struct task {
+    const void *x;
+    void *y;
+    size_t rows;
+};
+
+static struct task task_of(const struct job *j, size_t index) {
+    size_t outer = index / groups(j), inner = index % groups(j) * j->together, left = j->inner.count - inner;
+    return (struct task){x_row(j, outer, inner), y_row(j, outer, inner), left < j->together ? left : j->together};
 }
 
-/* ---- Rows whose elements are apart: a tile of them is gathered, worked on in place, scattered ---- */
+/* ---- Scratch memory: a piece a thread ---- */
+
+/* One of as many pieces as there are threads, so one is always free. */
+static size_t take_piece(struct job *j) {
+    size_t i = 0;
+    while (atomic_flag_test_and_set_explicit(&j->taken[i], memory_order_acquire)) i++;
+    return i;
+}
+
+static char *piece(const struct job *j, size_t i) { return j->scratch + i * j->scratch_bytes; }
+
+static void give_back(struct job *j, size_t i) { atomic_flag_clear_explicit(&j->taken[i], memory_order_release); }
+
+/* Run all tasks with a piece of so many bytes for each that runs. */
+static fsm_status run_with_scratch(void (*task)(void *, size_t), struct job *j, size_t bytes, unsigned threads) {
+    size_t tasks = j->outer.count * groups(j), pieces = threads < 1 ? 1 : threads < tasks ? threads : tasks;
+    j->scratch_bytes = (bytes + LINE - 1) / LINE * LINE;
+    char *memory = malloc(pieces * (j->scratch_bytes + sizeof *j->taken) + LINE);
+    if (!memory) return FSM_NO_MEMORY;
+    j->scratch = memory + (LINE - (uintptr_t)memory % LINE);
+    j->taken = (atomic_flag *)(void *)(j->scratch + pieces * j->scratch_bytes);
+    for (size_t i = 0; i < pieces; i++) atomic_flag_clear(&j->taken[i]);
+    fsm_pool_run(task, j, tasks, (unsigned)pieces);
+    free(memory);
+    return FSM_OK;
+}
+
+/* ---- A row longer than a block, in parts ---- */
+
+struct long_row {
+    const struct job *job;
+    const char *x;
+    char *y;
+    struct fsm_part *parts;
+};
+
+static size_t parts_of(const struct job *j) { return (j->row.count + FSM_BLOCK - 1) / FSM_BLOCK; }
+static size_t elements_of(const struct long_row *r, size_t i) {
+    size_t left = r->job->row.count - i * FSM_BLOCK;
+    return left < FSM_BLOCK ? left : FSM_BLOCK;
+}
+static size_t bytes_before(const struct long_row *r, size_t i) { return i * FSM_BLOCK * size_of[r->job->type]; }
+
+static void run_part(void *row, size_t i) {
+    struct long_row *r = row;
+    void *y = r->job->again || gives_one_number(r->job->op) ? NULL : r->y + bytes_before(r, i);
+    r->job->kernels->part(r->job->op, &r->parts[i], r->x + bytes_before(r, i), y, elements_of(r, i));
+}
+static void run_finish(void *row, size_t i) {
+    struct long_row *r = row;
+    size_t bytes = bytes_before(r, i);
+    r->job->kernels->finish(r->job->op, &r->parts[i], r->x + bytes, r->y + bytes, elements_of(r, i), r->job->again);
+}
+
+static void run_long(const struct job *j, const void *x, void *y, struct fsm_part *parts, unsigned threads) {
+    struct long_row r = {j, x, y, parts};
+    size_t count = parts_of(j);
+    fsm_pool_run(run_part, &r, count, threads);
+    j->kernels->join(j->op, parts, count, j->row.count, y);
+    if (!gives_one_number(j->op)) fsm_pool_run(run_finish, &r, count, threads);
+}
+
+static bool is_long(const struct job *j) { return by_blocks(j->op) && j->row.count > FSM_BLOCK; }
+
+static void run_task_long(void *job, size_t index) {
+    struct job *j = job;
+    struct task t = task_of(j, index);
+    size_t mine = take_piece(j);
+    run_long(j, t.x, t.y, (struct fsm_part *)(void *)piece(j, mine), 1);
+    give_back(j, mine);
+}
+
+static fsm_status share_rows(struct job *j, unsigned threads) {
+    struct fsm_part *parts = malloc(parts_of(j) * sizeof *parts);
+    if (!parts) return FSM_NO_MEMORY;
+    for (size_t i = 0; i < j->outer.count * j->inner.count; i++)
+        run_long(j, x_row(j, i / j->inner.count, i % j->inner.count), y_row(j, i / j->inner.count, i % j->inner.count),
+                 parts, threads);
+    free(parts);
+    return FSM_OK;
+}
+
+/* ---- Rows that lie in one piece ---- */
+
+static void run_task(void *job, size_t index) {
+    const struct job *j = job;
+    struct task t = task_of(j, index);
+    j->kernels->rows(j->op, t.x, j->inner.x, t.y, j->inner.y, t.rows, j->row.count);
+}
+
+static fsm_status run_in_place(struct job *j, unsigned threads) {
+    size_t n = j->row.count, rows = j->outer.count * j->inner.count;
+    j->together = n < CHUNK && !is_long(j) ? CHUNK / n : 1;
+    size_t bytes = n * size_of[j->type];
+    if (j->kernels->streams)
+        j->again = j->op == FSM_LOG_SOFTMAX ? bytes * rows >= PAST_CACHE : j->type == FSM_F32 && bytes >= PAST_MEMORY;
+    if (is_long(j) && threads > 1 && rows < 4 * (size_t)threads) return share_rows(j, threads);
+    if (is_long(j)) return run_with_scratch(run_task_long, j, parts_of(j) * sizeof(struct fsm_part), threads);
+    fsm_pool_run(run_task, j, j->outer.count * groups(j), threads);
+    return FSM_OK;
+}
+
+/* ---- Rows whose elements are apart ---- */
+
+static void run_task_apart(void *job, size_t index) {
+    struct job *j = job;
+    struct task t = task_of(j, index);
+    size_t mine = take_piece(j);
+    ptrdiff_t from[2] = {j->inner.x, j->row.x}, to[2] = {j->inner.y, j->row.y};
+    j->kernels->apart(j->op, t.x, from, t.y, to, t.rows, j->row.count, piece(j, mine));
+    give_back(j, mine);
+}
 
 /* to[r][c] = from[r][c]; strides in elements. A square at a time, so that both sides move in whole cache lines, and along
  * the line that is written (read along it, scattering takes twice as long). */
@@ -88,120 +207,41 @@ static void copy(fsm_type type, const void *from, ptrdiff_t from_row, ptrdiff_t 
     }
 }
 
-/* One of as many tiles as there are threads, so one is always free. */
-static size_t take_tile(struct job *j) {
-    size_t i = 0;
-    while (atomic_flag_test_and_set_explicit(&j->tile_taken[i], memory_order_acquire)) i++;
-    return i;
-}
-
-static void run_tile(void *job, size_t index) {
+/* Where the kernels want rows in one piece, they are gathered, worked on in place, and scattered. */
+static void run_task_gathered(void *job, size_t index) {
     struct job *j = job;
-    size_t outer = index / groups(j), inner = index % groups(j) * j->together, n = j->row.count;
-    size_t count = j->inner.count - inner < j->together ? j->inner.count - inner : j->together;
-    size_t mine = take_tile(j);
-    char *tile = j->tiles + mine * j->tile_bytes;
+    struct task t = task_of(j, index);
+    size_t mine = take_piece(j), n = j->row.count, parts_bytes = is_long(j) ? parts_of(j) * sizeof(struct fsm_part) : 0;
+    char *tile = piece(j, mine) + parts_bytes;
     ptrdiff_t pitch = (ptrdiff_t)n + PAD;
-    copy(j->type, x_row(j, outer, inner), j->inner.x, j->row.x, tile, pitch, 1, count, n);
-    if (gives_one_number(j->op)) {
-        j->kernels->rows(j->op, tile, pitch, y_row(j, outer, inner), j->inner.y, count, n);
+    copy(j->type, t.x, j->inner.x, j->row.x, tile, pitch, 1, t.rows, n);
+    bool one = gives_one_number(j->op);
+    if (!is_long(j)) {
+        j->kernels->rows(j->op, tile, pitch, one ? t.y : tile, one ? j->inner.y : pitch, t.rows, n);
     } else {
-        j->kernels->rows(j->op, tile, pitch, tile, pitch, count, n);
-        copy(j->type, tile, 1, pitch, y_row(j, outer, inner), j->row.y, j->inner.y, n, count);
+        for (size_t i = 0; i < t.rows; i++) {
+            char *row = tile + i * (size_t)pitch * size_of[j->type];
+            char *number = (char *)t.y + (ptrdiff_t)i * j->inner.y * (ptrdiff_t)size_of[j->type];
+            run_long(j, row, one ? number : row, (struct fsm_part *)(void *)piece(j, mine), 1);
+        }
     }
-    atomic_flag_clear_explicit(&j->tile_taken[mine], memory_order_release);
+    if (!one) copy(j->type, tile, 1, pitch, t.y, j->row.y, j->inner.y, n, t.rows);
+    give_back(j, mine);
 }
 
-/* ---- One long row, shared by the threads ---- */
-
-struct shared_row {
-    const struct job *job;
-    const void *x;
-    void *y;
-    struct fsm_row row;
-    double *max;         /* of each block */
-    struct fsm_sum *sum; /* of each block */
-};
-
-static size_t block_at(const struct shared_row *s, size_t i) {
-    size_t left = s->job->row.count - i * FSM_BLOCK;
-    return left < FSM_BLOCK ? left : FSM_BLOCK;
-}
-static const void *x_block(const struct shared_row *s, size_t i) {
-    return at(s->x, (ptrdiff_t)(i * FSM_BLOCK), s->job->type);
-}
-static void *y_block(const struct shared_row *s, size_t i) {
-    return gives_one_number(s->job->op) ? s->y : (char *)s->y + i * FSM_BLOCK * size_of[s->job->type];
-}
-
-static void share_max(void *shared, size_t i) {
-    struct shared_row *s = shared;
-    s->max[i] = s->job->kernels->max(x_block(s, i), block_at(s, i));
-}
-static void share_sum(void *shared, size_t i) {
-    struct shared_row *s = shared;
-    s->sum[i] = s->job->kernels->block_sum(s->job->op, &s->row, x_block(s, i), y_block(s, i), block_at(s, i));
-}
-static void share_apply(void *shared, size_t i) {
-    struct shared_row *s = shared;
-    s->job->kernels->apply(s->job->op, &s->row, x_block(s, i), y_block(s, i), block_at(s, i));
-}
-
-static void run_shared(struct shared_row *s, unsigned threads) {
-    const struct job *j = s->job;
-    size_t n = j->row.count, blocks = (n + FSM_BLOCK - 1) / FSM_BLOCK;
-    fsm_pool_run(share_max, s, blocks, threads);
-    s->row.max = s->max[0];
-    for (size_t i = 1; i < blocks; i++) s->row.max = s->max[i] > s->row.max ? s->max[i] : s->row.max;
-    j->kernels->row_open(&s->row);
-    fsm_pool_run(share_sum, s, blocks, threads);
-    struct fsm_sum total = {0, 0, 0};
-    for (size_t i = 0; i < blocks; i++) fsm_sum_add(&total, s->sum[i]);
-    j->kernels->row_close(j->op, &s->row, total, s->x, s->y, n);
-    if (!gives_one_number(j->op)) fsm_pool_run(share_apply, s, blocks, threads);
-}
-
-/* ---- Choosing among them ---- */
-
-static fsm_status share_rows(struct job *j, unsigned threads) {
-    size_t blocks = (j->row.count + FSM_BLOCK - 1) / FSM_BLOCK;
-    struct fsm_sum *sums = malloc(blocks * (sizeof *sums + sizeof(double)));
-    if (!sums) return FSM_NO_MEMORY;
-    struct shared_row s = {.job = j, .sum = sums, .max = (double *)(sums + blocks)};
-    for (size_t i = 0; i < j->outer.count * j->inner.count; i++) {
-        s.x = x_row(j, i / j->inner.count, i % j->inner.count);
-        s.y = y_row(j, i / j->inner.count, i % j->inner.count);
-        run_shared(&s, threads);
+static fsm_status run_strided(struct job *j, unsigned threads) {
+    size_t n = j->row.count, size = size_of[j->type];
+    if (by_blocks(j->op) && n <= FSM_BLOCK) {
+        j->together = n < CHUNK / STRIP ? CHUNK / n / STRIP * STRIP : STRIP;
+        return run_with_scratch(run_task_apart, j, FSM_TILE(n) * size, threads);
     }
-    free(sums);
-    return FSM_OK;
-}
-
-static fsm_status run_in_tiles(struct job *j, unsigned threads) {
-    size_t row_bytes = (j->row.count + PAD) * size_of[j->type], widest = ((size_t)64 << 20) / row_bytes;
+    size_t row_bytes = (n + PAD) * size, widest = ((size_t)64 << 20) / row_bytes;
     j->together = widest < 1 ? 1 : widest < SQUARE ? widest : SQUARE;
-    size_t tasks = j->outer.count * groups(j), slots = threads < 1 ? 1 : threads < tasks ? threads : tasks;
-    j->tile_bytes = j->together * row_bytes;
-    j->tiles = malloc(slots * j->tile_bytes);
-    j->tile_taken = malloc(slots * sizeof *j->tile_taken);
-    fsm_status status = j->tiles && j->tile_taken ? FSM_OK : FSM_NO_MEMORY;
-    if (status == FSM_OK) {
-        for (size_t i = 0; i < slots; i++) atomic_flag_clear(&j->tile_taken[i]);
-        fsm_pool_run(run_tile, j, tasks, (unsigned)slots);
-    }
-    free(j->tiles);
-    free(j->tile_taken);
-    return status;
+    size_t parts_bytes = is_long(j) ? parts_of(j) * sizeof(struct fsm_part) : 0;
+    return run_with_scratch(run_task_gathered, j, parts_bytes + j->together * row_bytes, threads);
 }
 
-static fsm_status run_in_place(struct job *j, unsigned threads) {
-    size_t n = j->row.count;
-    j->together = n < CHUNK ? CHUNK / n : 1;
-    size_t rows = j->outer.count * j->inner.count;
-    if (threads > 1 && n >= SHARE_FROM && rows < 4 * (size_t)threads && can_share(j->op)) return share_rows(j, threads);
-    fsm_pool_run(run_rows, j, j->outer.count * groups(j), threads);
-    return FSM_OK;
-}
+/* ---- Rows of nothing ---- */
 
 static fsm_status fill_empty_rows(const struct job *j) {
     for (size_t o = 0; o < j->outer.count; o++)
@@ -251,9 +291,11 @@ fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, 
         fsm_pool_run(run_elements, &j, (all_elements(&j) + CHUNK - 1) / CHUNK, threads);
         return FSM_OK;
     }
-    if (j.inner.count == 1 || (j.outer.count > 1 && distance(j.outer) < distance(j.inner))) swap(&j.outer, &j.inner);
+    bool nearer = j.outer.count > 1 && distance(j.outer) < distance(j.inner);
+    bool few = j.inner.count < SQUARE && j.outer.count > j.inner.count;
+    if (few || (nearer && j.outer.count >= SQUARE)) swap(&j.outer, &j.inner);
     bool in_place = n == 1 || (j.row.x == 1 && j.row.y == 1);
-    return in_place ? run_in_place(&j, threads) : run_in_tiles(&j, threads);
+    return in_place ? run_in_place(&j, threads) : run_strided(&j, threads);
 }
 
 #define PLAIN(name, op, type, T) \

@@ -10,6 +10,13 @@
 typedef __m256d dvec;
 #define DOUBLES 4
 
+static inline dvec v_dset1(double a) { return _mm256_set1_pd(a); }
+static inline dvec v_dload(const double *p) { return _mm256_loadu_pd(p); }
+static inline dvec v_dfma(dvec a, dvec b, dvec c) { return _mm256_fmadd_pd(a, b, c); }
+static inline dvec v_dif_less(dvec a, dvec b, dvec c, dvec d) {
+    return _mm256_blendv_pd(d, c, _mm256_cmp_pd(a, b, _CMP_LT_OQ));
+}
+
 #if FSM_DOUBLE
 typedef __m256d vec;
 typedef bits_t ivec __attribute__((vector_size(32)));
@@ -49,6 +56,17 @@ static inline T v_largest(vec a) {
     __m128d two = _mm_max_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
     return two[0] > two[1] ? two[0] : two[1];
 }
+static inline void v_transpose(vec m[4]) {
+    vec a = _mm256_unpacklo_pd(m[0], m[1]), b = _mm256_unpackhi_pd(m[0], m[1]);
+    vec c = _mm256_unpacklo_pd(m[2], m[3]), d = _mm256_unpackhi_pd(m[2], m[3]);
+    m[0] = _mm256_permute2f128_pd(a, c, 0x20);
+    m[1] = _mm256_permute2f128_pd(b, d, 0x20);
+    m[2] = _mm256_permute2f128_pd(a, c, 0x31);
+    m[3] = _mm256_permute2f128_pd(b, d, 0x31);
+}
+static inline void v_stream(T *p, vec a) { _mm256_stream_pd(p, a); }
+static inline void v_doubles(vec a, dvec d[1]) { d[0] = a; }
+static inline vec v_singles(const dvec d[1]) { return d[0]; }
 #else
 typedef __m256 vec;
 typedef bits_t ivec __attribute__((vector_size(32)));
@@ -94,10 +112,32 @@ static inline T v_largest(vec a) {
     __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return two[0] > two[1] ? two[0] : two[1];
 }
-static inline void v_widen(const vec lanes[1], dvec d[2]) {
-    d[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(lanes[0]));
-    d[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(lanes[0], 1));
+static inline vec v_singles(const dvec d[2]) { return _mm256_set_m128(_mm256_cvtpd_ps(d[1]), _mm256_cvtpd_ps(d[0])); }
+static inline void v_doubles(vec a, dvec d[2]) {
+    d[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(a));
+    d[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1));
 }
+static inline void v_widen(const vec lanes[1], dvec d[2]) { v_doubles(lanes[0], d); }
+static inline void v_transpose(vec m[8]) {
+    vec pairs[8];
+    for (int i = 0; i < 8; i += 2) { /* 00 10 01 11 | 04 14 05 15 and 02 12 03 13 | 06 16 07 17 */
+        pairs[i] = _mm256_unpacklo_ps(m[i], m[i + 1]);
+        pairs[i + 1] = _mm256_unpackhi_ps(m[i], m[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) { /* 00 10 20 30 | 04 14 24 34 and 01 11 21 31 | 05 15 25 35 */
+            m[i + 2 * j] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0x44);
+            m[i + 2 * j + 1] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0xee);
+        }
+    for (int i = 0; i < 4; i++) {
+        vec upper = m[i], lower = m[i + 4];
+        m[i] = _mm256_permute2f128_ps(upper, lower, 0x20);
+        m[i + 4] = _mm256_permute2f128_ps(upper, lower, 0x31);
+    }
+}
+static inline void v_stream(T *p, vec a) { _mm256_stream_ps(p, a); }
 #endif
 
+#define STREAMS 1
+static inline void v_streamed(void) { _mm_sfence(); }
 static inline vec v_times(vec a, vec hi, vec lo) { return v_fma(a, hi, a * lo); }

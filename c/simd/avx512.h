@@ -10,6 +10,13 @@
 typedef __m512d dvec;
 #define DOUBLES 8
 
+static inline dvec v_dset1(double a) { return _mm512_set1_pd(a); }
+static inline dvec v_dload(const double *p) { return _mm512_loadu_pd(p); }
+static inline dvec v_dfma(dvec a, dvec b, dvec c) { return _mm512_fmadd_pd(a, b, c); }
+static inline dvec v_dif_less(dvec a, dvec b, dvec c, dvec d) {
+    return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_LT_OQ), d, c);
+}
+
 #if FSM_DOUBLE
 typedef __m512d vec;
 typedef bits_t ivec __attribute__((vector_size(64)));
@@ -34,6 +41,26 @@ static inline vec v_load_part(const T *p, size_t k, T fill) {
     return _mm512_mask_loadu_pd(v_set1(fill), first_lanes(k), p);
 }
 static inline void v_store_part(T *p, size_t k, vec a) { _mm512_mask_storeu_pd(p, first_lanes(k), a); }
+static inline void v_transpose(vec m[8]) {
+    vec a[8];
+    for (int i = 0; i < 8; i += 2) {
+        a[i] = _mm512_unpacklo_pd(m[i], m[i + 1]);
+        a[i + 1] = _mm512_unpackhi_pd(m[i], m[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) { /* quarters 0 and 2, and 1 and 3, of rows i .. i + 3 */
+            m[i + j] = _mm512_shuffle_f64x2(a[i + j], a[i + j + 2], 0x88);
+            m[i + j + 2] = _mm512_shuffle_f64x2(a[i + j], a[i + j + 2], 0xdd);
+        }
+    for (int j = 0; j < 4; j++) {
+        a[j] = _mm512_shuffle_f64x2(m[j], m[j + 4], 0x88);
+        a[j + 4] = _mm512_shuffle_f64x2(m[j], m[j + 4], 0xdd);
+    }
+    for (int j = 0; j < 8; j++) m[j] = a[j];
+}
+static inline void v_stream(T *p, vec a) { _mm512_stream_pd(p, a); }
+static inline void v_doubles(vec a, dvec d[1]) { d[0] = a; }
+static inline vec v_singles(const dvec d[1]) { return d[0]; }
 #else
 typedef __m512 vec;
 typedef bits_t ivec __attribute__((vector_size(64)));
@@ -62,6 +89,37 @@ static inline void v_store_part(T *p, size_t k, vec a) { _mm512_mask_storeu_ps(p
 static inline void v_widen(const vec s[1], dvec d[1]) {
     d[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(s[0]) + _mm512_extractf32x8_ps(s[0], 1));
 }
+static inline vec v_singles(const dvec d[2]) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(d[0])), _mm512_cvtpd_ps(d[1]), 1);
+}
+static inline void v_doubles(vec a, dvec d[2]) {
+    d[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(a));
+    d[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1));
+}
+static inline void v_transpose(vec m[16]) {
+    vec a[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_ps(m[i], m[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps(m[i], m[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) { /* m[i + k]: column k of every quarter, of rows i .. i + 3 */
+            m[i + 2 * j] = _mm512_shuffle_ps(a[i + j], a[i + j + 2], 0x44);
+            m[i + 2 * j + 1] = _mm512_shuffle_ps(a[i + j], a[i + j + 2], 0xee);
+        }
+    for (int k = 0; k < 4; k++) { /* a 4 x 4 of quarters */
+        vec b0 = _mm512_shuffle_f32x4(m[k], m[k + 4], 0x88), b1 = _mm512_shuffle_f32x4(m[k], m[k + 4], 0xdd);
+        vec b2 = _mm512_shuffle_f32x4(m[k + 8], m[k + 12], 0x88), b3 = _mm512_shuffle_f32x4(m[k + 8], m[k + 12], 0xdd);
+        a[k] = _mm512_shuffle_f32x4(b0, b2, 0x88);
+        a[k + 4] = _mm512_shuffle_f32x4(b1, b3, 0x88);
+        a[k + 8] = _mm512_shuffle_f32x4(b0, b2, 0xdd);
+        a[k + 12] = _mm512_shuffle_f32x4(b1, b3, 0xdd);
+    }
+    for (int k = 0; k < 16; k++) m[k] = a[k];
+}
+static inline void v_stream(T *p, vec a) { _mm512_stream_ps(p, a); }
 #endif
 
+#define STREAMS 1
+static inline void v_streamed(void) { _mm_sfence(); }
 static inline vec v_times(vec a, vec hi, vec lo) { return v_fma(a, hi, a * lo); }

@@ -10,6 +10,11 @@
 typedef float64x2_t dvec;
 #define DOUBLES 2
 
+static inline dvec v_dset1(double a) { return vdupq_n_f64(a); }
+static inline dvec v_dload(const double *p) { return vld1q_f64(p); }
+static inline dvec v_dfma(dvec a, dvec b, dvec c) { return vfmaq_f64(c, a, b); }
+static inline dvec v_dif_less(dvec a, dvec b, dvec c, dvec d) { return vbslq_f64(vcltq_f64(a, b), c, d); }
+
 #if FSM_DOUBLE
 typedef float64x2_t vec;
 typedef int64x2_t ivec;
@@ -28,6 +33,13 @@ static inline vec v_zero_if(mask m, vec a) { return (vec)vbicq_u64((uint64x2_t)a
 static inline vec v_select(mask m, vec a, vec b) { return vbslq_f64(m, a, b); }
 static inline int v_count(mask m) { return -(int)vaddvq_s64((int64x2_t)m); }
 static inline T v_largest(vec a) { return vmaxvq_f64(a); }
+static inline void v_transpose(vec m[2]) {
+    vec a = vzip1q_f64(m[0], m[1]), b = vzip2q_f64(m[0], m[1]);
+    m[0] = a;
+    m[1] = b;
+}
+static inline void v_doubles(vec a, dvec d[1]) { d[0] = a; }
+static inline vec v_singles(const dvec d[1]) { return d[0]; }
 #else
 typedef float32x4_t vec;
 typedef int32x4_t ivec;
@@ -47,13 +59,28 @@ static inline vec v_select(mask m, vec a, vec b) { return vbslq_f32(m, a, b); }
 static inline int v_count(mask m) { return -vaddvq_s32((int32x4_t)m); }
 static inline T v_largest(vec a) { return vmaxvq_f32(a); }
 
+static inline vec v_singles(const dvec d[2]) { return vcvt_high_f32_f64(vcvt_f32_f64(d[0]), d[1]); }
+static inline void v_doubles(vec a, dvec d[2]) {
+    d[0] = vcvt_f64_f32(vget_low_f32(a));
+    d[1] = vcvt_high_f64_f32(a);
+}
 static inline void v_widen(const vec s[2], dvec d[4]) {
-    for (int i = 0; i < 2; i++) {
-        d[2 * i] = vcvt_f64_f32(vget_low_f32(s[i]));
-        d[2 * i + 1] = vcvt_high_f64_f32(s[i]);
-    }
+    v_doubles(s[0], d);
+    v_doubles(s[1], d + 2);
+}
+static inline void v_transpose(vec m[4]) {
+    float64x2_t a = (float64x2_t)vzip1q_f32(m[0], m[1]), b = (float64x2_t)vzip2q_f32(m[0], m[1]);
+    float64x2_t c = (float64x2_t)vzip1q_f32(m[2], m[3]), d = (float64x2_t)vzip2q_f32(m[2], m[3]);
+    m[0] = (vec)vzip1q_f64(a, c);
+    m[1] = (vec)vzip2q_f64(a, c);
+    m[2] = (vec)vzip1q_f64(b, d);
+    m[3] = (vec)vzip2q_f64(b, d);
 }
 #endif
+
+static inline void v_stream(T *p, vec a) { v_store(p, a); }
+#define STREAMS 0
+static inline void v_streamed(void) {}
 
 static inline vec v_load_part(const T *p, size_t k, T fill) {
     vec a = v_set1(fill);

@@ -9,14 +9,26 @@
  *   v_max(a, b)           a NaN in b is kept, one in a may be dropped
  *   v_equal v_less v_select(m, a, b) = m ? a : b     v_zero_if(m, a) = m ? +0 : a     v_count(m) = lanes that hold
  *   v_largest(a)          the largest lane
- *   dvec, DOUBLES         a vector of doubles, for sums
+ *   dvec, DOUBLES         a vector of doubles, for sums and what becomes of them; v_dset1 v_dload v_dfma as above, and
+ *                         v_dif_less(a, b, c, d) = a < b ? c : d
+ *   v_doubles(a, d)       the lanes as doubles, W / DOUBLES vectors of them; v_singles(d) rounds them to T
  *   v_widen(s, d)         float32 only: the eight lane sums as doubles; where W = 16, of the two halves added
+ *   v_transpose(m)        W vectors: lane j of m[i] goes to lane i of m[j]
+ *   v_stream(p, a)        v_store past the cache, p a multiple of the vector's size; v_streamed() before others may look;
+ *                         STREAMS is 0 where it is no more than v_store
  */
 #define FSM_FMA 0
 #include "../type.h"
 
 typedef double dvec __attribute__((vector_size(8)));
 #define DOUBLES 1
+
+static inline dvec v_dset1(double a) { return (dvec){a}; }
+static inline dvec v_dload(const double *p) { return (dvec){*p}; }
+static inline dvec v_dfma(dvec a, dvec b, dvec c) {
+    return FSM_DOUBLE ? (dvec){__builtin_fma(a[0], b[0], c[0])} : a * b + c;
+}
+static inline dvec v_dif_less(dvec a, dvec b, dvec c, dvec d) { return a[0] < b[0] ? c : d; }
 
 typedef T vec __attribute__((vector_size(sizeof(T))));
 typedef bits_t ivec __attribute__((vector_size(sizeof(T))));
@@ -53,6 +65,12 @@ static inline vec v_select(mask m, vec a, vec b) { return m[0] ? a : b; }
 static inline vec v_zero_if(mask m, vec a) { return (vec)(~m & (ivec)a); }
 static inline int v_count(mask m) { return m[0] != 0; }
 static inline T v_largest(vec a) { return a[0]; }
+static inline void v_transpose(vec m[1]) { (void)m; }
+static inline void v_stream(T *p, vec a) { v_store(p, a); }
+#define STREAMS 0
+static inline void v_streamed(void) {}
+static inline void v_doubles(vec a, dvec d[1]) { d[0] = (dvec){(double)a[0]}; }
+static inline vec v_singles(const dvec d[1]) { return (vec){(T)d[0][0]}; }
 #if !FSM_DOUBLE
 static inline void v_widen(const vec s[8], dvec d[8]) {
     for (int i = 0; i < 8; i++) d[i] = (dvec){(double)s[i][0]};

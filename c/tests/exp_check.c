@@ -3,7 +3,7 @@
  *
  *   exp_check_<isa> [stride [threads]]     every stride-th input; 1, the default, is all of them
  *
- * For each x it asks for the term that x has in a row whose maximum is max(x, 0), as open_row() chooses the base.
+ * For each x it asks for the term that x has in a row whose maximum is max(x, 0), as choose_base() chooses the base.
  * Prints the worst error and its input; exits 0, 1, or 77 where the CPU lacks the ISA. The bounds are those that exp.h
  * claims, and the inputs said to be the worst are always among those tried: a claim that is too high fails as well. */
 #if !defined _POSIX_C_SOURCE && !defined __APPLE__
@@ -81,8 +81,8 @@ static void break_rule(struct part *p, T x, T term) {
 }
 
 /* term and apart = (1 + s) scale are what the kernels make of x. */
-static void check_one(struct part *p, T x, const struct fsm_row *row, T term, T apart) {
-    if (isnan(x) || isinf(x - (T)row->shift)) { /* x = -inf counts as nothing */
+static void check_one(struct part *p, T x, T shift, T base, T term, T apart) {
+    if (isnan(x) || isinf(x - shift)) { /* x = -inf counts as nothing */
         p->nan += isnan(x) != 0;
         if (isnan(x) ? !isnan(term) : to_bits(term) != 0) break_rule(p, x, term);
         return;
@@ -92,14 +92,14 @@ static void check_one(struct part *p, T x, const struct fsm_row *row, T term, T 
         if (!isnan(term)) break_rule(p, x, term);
         return;
     }
-    const wide t = (wide)x - (wide)row->shift, lowest_n = -BIAS + (wide)0.5 + (wide)row->base;
+    const wide t = (wide)x - (wide)shift, lowest_n = -BIAS + (wide)0.5 + (wide)base;
     if (t < (lowest_n - (wide)0.01) * (wide)FSM_F64_LN2) { /* n - N would be -BIAS: exactly +0 */
         p->nothing++;
         if (to_bits(term) != 0) break_rule(p, x, term);
         return;
     }
     if (t < (lowest_n + (wide)0.01) * (wide)FSM_F64_LN2 && to_bits(term) == 0) return; /* at the edge: either */
-    const wide exact = WIDE_LDEXP(WIDE_EXP(t), (int)(BOOST - row->base));
+    const wide exact = WIDE_LDEXP(WIDE_EXP(t), (int)(BOOST - base));
     int exponent;
     (void)frexpl(exact, &exponent);
     if (exponent < LOWEST) {
@@ -119,24 +119,17 @@ static void check_one(struct part *p, T x, const struct fsm_row *row, T term, T 
 }
 
 static void check_batch(struct part *p, const T *x, size_t count) {
-    struct fsm_row row[BATCHED];
-    T floor[BATCHED], shift[BATCHED], lo[BATCHED], magic[BATCHED], term[BATCHED], apart[BATCHED];
-    for (size_t i = 0; i < count; i++) {
-        row[i].max = (double)(x[i] > 0 ? x[i] : 0);
-        open_row(&row[i]);
-        struct base b = base_of(&row[i]);
-        floor[i] = b.floor[0];
-        shift[i] = b.shift[0];
-        lo[i] = b.lo[0];
-        magic[i] = b.magic[0];
-    }
+    T shift[BATCHED], base[BATCHED], term[BATCHED], apart[BATCHED];
+    for (size_t i = 0; i < count; i++) choose_base(x[i] > 0 ? x[i] : 0, &shift[i], &base[i]);
     for (size_t i = 0; i < count; i += W) { /* every lane with a base of its own */
-        const struct base b = {v_load(floor + i), v_load(shift + i), v_load(lo + i), v_load(magic + i)};
-        vec t = offset(true, v_load(x + i), &b), scale, s = v_exp_parts(v_max(b.lo, t), b.magic, &scale);
-        v_store(term + i, v_exp(t, b.lo, b.magic));
+        const struct base b = base_of(v_load(shift + i), v_load(base + i));
+        const vec t = v_max(b.lo, v_max(b.floor, v_load(x + i)) - b.shift);
+        vec s, scale;
+        v_exp_parts(1, &t, b.magic, &s, &scale);
+        v_store(term + i, term_of(true, v_load(x + i), &b));
         v_store(apart + i, (v_set1(1) + s) * scale);
     }
-    for (size_t i = 0; i < count; i++) check_one(p, x[i], &row[i], term[i], apart[i]);
+    for (size_t i = 0; i < count; i++) check_one(p, x[i], shift[i], base[i], term[i], apart[i]);
 }
 
 #if FSM_DOUBLE

@@ -1,0 +1,199 @@
+/* From the sums of up to sixteen rows to what their last pass takes. Included by kernels.c alone. */
+#ifndef FSM_CLOSING_H
+#define FSM_CLOSING_H
+
+enum { BATCH = 16 }; /* rows that are opened and closed at once */
+
+/* What is known of rows between their passes. */
+struct batch {
+    T max[BATCH]; /* NaN dropped */
+    T shift[BATCH], base[BATCH];
+    double sum[BATCH], low[BATCH]; /* of the terms, in two parts; for logarithms without the maxima */
+    double count[BATCH];           /* of the maxima */
+    T hi[BATCH], lo[BATCH];        /* softmax: 1 / sum; log_softmax: logsumexp; in two parts */
+    T peak[BATCH], top[BATCH]; /* softmax: the term of a maximum that is nearly all of the sum, and its result; or -1 */
+};
+
+static inline void open_rows(struct batch *b) {
+    for (int i = 0; i < BATCH; i++) choose_base(b->max[i], &b->shift[i], &b->base[i]);
+}
+
+/* What close_ wants in the lanes that are no rows. */
+static inline void fill_up(struct batch *b, size_t rows) {
+    for (size_t i = rows; i < BATCH; i++) {
+        b->max[i] = 0;
+        b->sum[i] = b->count[i] = 1;
+        b->low[i] = 0;
+    }
+}
+
+static inline bool any_far(const struct batch *b, size_t from, size_t count) {
+    bool far = false;
+    for (size_t i = from; i < from + count; i++) far |= b->shift[i] != 0;
+    return far;
+}
+
+static inline bool any_peak(const struct batch *b, size_t from, size_t count) {
+    bool peak = false;
+    for (size_t i = from; i < from + count; i++) peak |= b->peak[i] > 0;
+    return peak;
+}
+
+/* hi as the nearest double to the sum, low what that leaves. */
+static inline void normalize(double *hi, double *low) {
+    double sum = *hi + *low;
+    *low += *hi - sum;
+    *hi = sum;
+}
+
+/* ---- softmax ---- */
+
+#define PEAK 0x1p-6 /* a row whose other terms are a smaller part than this of the sum has a peak */
+
+/* What rounding took from the terms of W maxima, e^(max - shift) / 2^base, as they are stored. */
+static inline void lost_from(vec t, vec base, vec s, vec scale, vec term, dvec lost[W / DOUBLES]) {
+#if FSM_DOUBLE
+    (void)t, (void)base, (void)term;
+    lost[0] = (s - ((v_set1(1) + s) - v_set1(1))) * scale;
+#else /* the same polynomial in double */
+    static const float c[] = FSM_F32_EXP;
+    dvec x[W / DOUBLES], n[W / DOUBLES], rounded[W / DOUBLES];
+    (void)s, (void)scale;
+    v_doubles(t, x);
+    v_doubles(base, n);
+    v_doubles(term, rounded);
+    for (int p = 0; p < W / DOUBLES; p++) {
+        dvec r = v_dfma(-n[p], v_dset1(FSM_F64_LN2), x[p]), q = v_dset1(0);
+        UNROLL
+        for (int k = (int)(sizeof c / sizeof *c); k--;) q = v_dfma(q, r, v_dset1((double)c[k]));
+        lost[p] = (v_dset1(1) + v_dfma(q, r * r, r)) * v_dset1((double)BOOST_UP) - rounded[p];
+    }
+#endif
+}
+
+/* The maximum's own term often is by far the largest part of the sum, and what rounding took from it is put back there:
+ * 0.6 ulp less at worst (3.4 to 2.8, with groups of 32). The term itself stays as it is, which is right to 1.4 units of
+ * rounding, unless it is all but alone: there the result must not pass 1, so it is computed apart.
+ * Rows up to a multiple of W are closed: those that are not must hold numbers. */
+static inline void close_softmax(struct batch *b, size_t rows) {
+    for (size_t i = 0; i < rows; i += W) {
+        vec shift = v_load(b->shift + i), base = v_load(b->base + i), t = v_load(b->max + i) - shift, s, scale;
+        v_exp_parts(1, &t, base_of(shift, base).magic, &s, &scale);
+        vec term = (v_set1(1) + s) * scale;
+        dvec top[W / DOUBLES], lost[W / DOUBLES], hi[W / DOUBLES], lo[W / DOUBLES], peak[W / DOUBLES];
+        lost_from(t, base, s, scale, term, lost);
+        v_doubles(term, top);
+        for (size_t p = 0; p < W / DOUBLES; p++) {
+            dvec sum = v_dload(b->sum + i + p * DOUBLES), low = v_dload(b->low + i + p * DOUBLES) + lost[p];
+            dvec whole = sum + low, inverse = v_dset1(1) / whole;
+            low += sum - whole;
+            peak[p] = v_dif_less(whole - top[p], whole * v_dset1(PEAK), top[p], v_dset1(-1));
+            hi[p] = inverse;
+#if FSM_DOUBLE
+            lo[p] = v_dfma(-low, inverse, v_dfma(-whole, inverse, v_dset1(1))) * inverse;
+            top[p] = v_dfma(top[p], inverse, v_dfma(top[p], lo[p], lost[p] * inverse));
+#else
+            top[p] = (top[p] + lost[p]) * inverse;
+#endif
+        }
+        vec first = v_singles(hi);
+#if !FSM_DOUBLE
+        v_doubles(first, lo);
+        for (size_t p = 0; p < W / DOUBLES; p++) lo[p] = hi[p] - lo[p];
+#endif
+        v_store(b->hi + i, first);
+        v_store(b->lo + i, v_singles(lo));
+        v_store(b->top + i, v_singles(top));
+        v_store(b->peak + i, v_singles(peak));
+    }
+}
+
+/* ---- The logarithm of a row's sum: log sum e^(x - max), never negative and never cancelled ---- */
+
+struct logs {
+    double offset[BATCH], base[BATCH]; /* the maximum is e^offset / 2^base in the unit of the terms */
+    double sum[BATCH], low[BATCH];     /* of the terms but the maxima */
+    double count[BATCH];               /* of the maxima */
+    double log[BATCH];                 /* the result */
+};
+
+/* log (count + sum / e^offset 2^base), where terms carry the factor unit 2^BOOST (of float64). One copy an ISA: float32
+ * kernels call the one of the float64 compilation. */
+void TAKE_LOGS(FSM_ISA)(struct logs *s, size_t rows, double unit);
+
+#if FSM_DOUBLE
+void TAKE_LOGS(FSM_ISA)(struct logs *s, size_t rows, double unit) {
+    for (size_t i = 0; i < rows; i += W) { /* BATCH is a multiple of W */
+        vec offset = v_load(s->offset + i), sum = v_load(s->sum + i), low = v_load(s->low + i);
+        vec count = v_load(s->count + i), one = v_set1(1), scale;
+        vec e, top;
+        v_exp_parts(1, &offset, v_set1(MAGIC) + (v_set1(BIAS) - v_load(s->base + i)), &e, &scale);
+        top = one + e;
+        vec top_low = (e - (top - one)) * (scale * v_set1(unit));
+        top *= scale * v_set1(unit);
+        vec r = sum / top, rl = (v_fnma(r, top, sum) + (low - r * top_low)) / top;
+        vec a = count + r, back = a - count, al = (count - (a - back)) + (r - back);
+        v_store(s->log + i, v_log_pair(a, al + rl));
+    }
+}
+#endif
+
+static double log_of_count(size_t n) {
+    struct logs s = {.count = {(double)n}};
+    for (int i = 1; i < BATCH; i++) s.count[i] = 1;
+    TAKE_LOGS(FSM_ISA)(&s, 1, 1);
+    return s.log[0];
+}
+
+/* Logarithms of rows' sums; as in close_softmax the next rows must hold numbers. */
+static inline void close_logs(const struct batch *b, struct logs *s, size_t rows) {
+    for (size_t i = 0; i < BATCH; i++) {
+        s->offset[i] = (double)b->max[i] - (double)b->shift[i];
+        s->base[i] = (double)b->base[i];
+        s->sum[i] = b->sum[i];
+        s->low[i] = b->low[i];
+        s->count[i] = b->count[i];
+        normalize(&s->sum[i], &s->low[i]);
+    }
+    TAKE_LOGS(FSM_ISA)(s, rows, (double)BOOST_UP / BOOST_UP_F64);
+}
+
+static inline void close_log_softmax(struct batch *b, size_t rows) {
+    struct logs s;
+    close_logs(b, &s, rows);
+    for (size_t i = 0; i < rows; i++) {
+        double max = (double)b->max[i], log = s.log[i], lse = max + log;
+        T hi = (T)lse;
+        b->hi[i] = !isfinite(max) || isnan(s.sum[i]) ? (T)NAN : hi;
+#if FSM_DOUBLE
+        double back = lse - max;
+        b->lo[i] = (max - (lse - back)) + (log - back);
+#else
+        b->lo[i] = (T)((max - (double)hi) + log);
+#endif
+    }
+}
+
+static inline void close_logsumexp(const struct batch *b, size_t rows, double log_n, T *y, ptrdiff_t y_next) {
+    struct logs s;
+    close_logs(b, &s, rows);
+    for (size_t i = 0; i < rows; i++) {
+        double max = (double)b->max[i], value = isfinite(max) ? max + (s.log[i] - log_n) : max;
+        y[(ptrdiff_t)i * y_next] = isnan(s.sum[i]) ? (T)NAN : (T)value;
+    }
+}
+
+/* ---- The last pass ---- */
+
+/* What it takes from a row, or from W rows side by side. */
+struct last {
+    vec hi, lo, peak, top;
+};
+
+static inline vec scaled(vec y, const struct last *l) { return v_times(y, l->hi, l->lo); }
+static inline vec scaled_peak(vec y, const struct last *l) {
+    return v_select(v_equal(y, l->peak), l->top, scaled(y, l));
+}
+static inline vec shifted(vec x, const struct last *l) { return (x - l->hi) - l->lo; }
+
+#endif

@@ -1,0 +1,199 @@
+/* Rows longer than a block, in parts of a block: each has a base of its own, so that they can be summed in any order and
+ * by any thread, reading x once; then they are joined in order. Included by kernels.c alone. */
+#ifndef FSM_PARTS_H
+#define FSM_PARTS_H
+
+#define EXP_PAIR(isa) PASTE(fsm_exp, pair, isa)
+
+/* e^t = (hi + lo) 2^n for t <= 0, or as small as makes no difference. */
+struct exp_pair {
+    double hi, lo, n;
+};
+
+/* One copy an ISA, as TAKE_LOGS. */
+struct exp_pair EXP_PAIR(FSM_ISA)(double t);
+
+#if FSM_DOUBLE
+struct exp_pair EXP_PAIR(FSM_ISA)(double t) {
+    if (!(t > -4000)) return (struct exp_pair){1, 0, -8000};
+    vec scale, s, tv = v_set1(t);
+    v_exp_parts(1, &tv, v_set1(MAGIC), &s, &scale);
+    vec hi = v_set1(1) + s, lo = s - (hi - v_set1(1));
+    return (struct exp_pair){hi[0], lo[0], t_fma(t, FSM_K(LOG2E), MAGIC) - MAGIC};
+}
+#endif
+
+static void kernel_part(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n) {
+    struct batch b;
+    b.max[0] = row_max(x, n);
+    choose_base(b.max[0], &b.shift[0], &b.base[0]);
+    if (!(b.max[0] > -(T)INFINITY)) b.shift[0] = 0; /* nothing, or NaN */
+    if (op != FSM_SOFTMAX)
+        sum_row(SKIP_MAX, &b, 0, x, NULL, n);
+    else if (y)
+        sum_row(STORE, &b, 0, x, y, n);
+    else
+        sum_row(ADD, &b, 0, x, NULL, n);
+    *part = (struct fsm_part){.max = (double)b.max[0], .shift = (double)b.shift[0], .base = (double)b.base[0]};
+    part->sum = (struct fsm_sum){b.sum[0], b.low[0], b.count[0]};
+}
+
+/* hi + lo times f, the product of the upper parts exact. */
+static void multiply(double *hi, double *lo, struct exp_pair f) {
+    double p = *hi * f.hi;
+    *lo = fma(*hi, f.hi, -p) + (*hi * f.lo + *lo * f.hi);
+    *hi = p;
+}
+
+/* total += hi + lo, with the rounding error kept. */
+static void add_to(struct fsm_sum *total, double hi, double lo) {
+    double sum = total->hi + hi, back = sum - total->hi;
+    total->lo += ((total->hi - (sum - back)) + (hi - back)) + lo;
+    total->hi = sum;
+}
+
+/* What a part's terms are in the unit of the whole row: times (hi + lo) 2^n. */
+static struct exp_pair unit_of(const struct fsm_part *part, T shift, T base) {
+    double apart = part->shift - (double)shift; /* exact wherever e^apart is not far below all that counts */
+    bool same = apart == 0 || !isfinite(shift);
+    struct exp_pair f = same ? (struct exp_pair){1, 0, 0} : EXP_PAIR(FSM_ISA)(apart);
+    f.n += part->base - (double)base;
+    return f;
+}
+
+static void join_part(fsm_op op, struct fsm_sum *total, const struct fsm_part *part, const struct batch *b) {
+    struct exp_pair f = unit_of(part, b->shift[0], b->base[0]);
+    double hi = part->sum.hi, lo = part->sum.lo;
+    multiply(&hi, &lo, f);
+    add_to(total, ldexp(hi, (int)f.n), ldexp(lo, (int)f.n));
+    if (op == FSM_SOFTMAX) return;
+    if (part->max == (double)b->max[0]) {
+        total->count += part->sum.count;
+    } else if (part->sum.count > 0) { /* its maxima were left out, but are not the row's */
+        f = EXP_PAIR(FSM_ISA)(part->max - (double)b->shift[0]);
+        f.n += BOOST - (double)b->base[0];
+        hi = part->sum.count, lo = 0;
+        multiply(&hi, &lo, f);
+        add_to(total, ldexp(hi, (int)f.n), ldexp(lo, (int)f.n));
+    }
+}
+
+/* What the last pass takes: the row's result for this part's terms, times two powers of two that are exact. */
+static void scale_part(struct fsm_part *part, const struct batch *b) {
+    enum { FURTHEST = FSM_DOUBLE ? -1000 : -100 };
+    struct exp_pair f = unit_of(part, b->shift[0], b->base[0]);
+    double hi = (double)b->hi[0], lo = (double)b->lo[0], down = f.n < FURTHEST ? FURTHEST : f.n, rest = f.n - down;
+    multiply(&hi, &lo, f);
+    double upper = FSM_DOUBLE ? hi : (double)(T)(hi + lo);
+    part->lo = (hi - upper) + lo;
+    part->hi = upper;
+    part->down = ldexp(1, (int)down);
+    part->further = ldexp(1, (int)(rest < FURTHEST ? FURTHEST : rest));
+    part->peak = part->max == (double)b->max[0] ? (double)b->peak[0] : -1;
+    part->top = (double)b->top[0];
+}
+
+static void kernel_join(fsm_op op, struct fsm_part *parts, size_t count, size_t n, void *y) {
+    struct batch b;
+    fill_up(&b, 1);
+    b.max[0] = -(T)INFINITY;
+    for (size_t i = 0; i < count; i++) b.max[0] = (T)parts[i].max > b.max[0] ? (T)parts[i].max : b.max[0];
+    open_rows(&b);
+    struct fsm_sum total = {0, 0, 0};
+    for (size_t i = 0; i < count; i++) join_part(op, &total, &parts[i], &b);
+    b.sum[0] = total.hi, b.low[0] = total.lo, b.count[0] = total.count;
+    if (op == FSM_SOFTMAX) {
+        close_softmax(&b, 1);
+        for (size_t i = 0; i < count; i++) scale_part(&parts[i], &b);
+    } else if (op == FSM_LOG_SOFTMAX) {
+        close_log_softmax(&b, 1);
+        for (size_t i = 0; i < count; i++) parts[i].hi = (double)b.hi[0], parts[i].lo = (double)b.lo[0];
+    } else {
+        close_logsumexp(&b, 1, op == FSM_LOGMEANEXP ? log_of_count(n) : 0, y, 0);
+    }
+}
+
+/* ---- The last pass of a part ---- */
+
+struct last_of_part {
+    struct last row;
+    struct base base;
+    vec down, further;
+};
+
+static inline vec part_shifted(vec x, const struct last_of_part *l) { return shifted(x, &l->row); }
+static inline vec part_scaled(vec y, const struct last_of_part *l) { return scaled(y, &l->row); }
+static inline vec part_scaled_any(vec y, const struct last_of_part *l) {
+    return scaled_peak((y * l->down) * l->further, &l->row);
+}
+TEMPLATE void finish_with(vec (*f)(vec, const struct last_of_part *), bool stream, const struct last_of_part *l,
+                          const T *x, T *y, size_t n) {
+    size_t i = unaligned(y) < n ? unaligned(y) : n;
+    if (i) v_store_part(y, i, f(v_load_part(x, i, 0), l));
+    for (; i + 4 * W <= n; i += 4 * W) {
+        UNROLL
+        for (size_t u = 0; u < 4 * W; u += W)
+            if (stream)
+                v_stream(y + i + u, f(v_load(x + i + u), l));
+            else
+                v_store(y + i + u, f(v_load(x + i + u), l));
+    }
+    for (; i + W <= n; i += W) v_store(y + i, f(v_load(x + i), l));
+    if (i < n) v_store_part(y + i, n - i, f(v_load_part(x + i, n - i, 0), l));
+}
+
+/* The terms once more, k of them, and past the cache. */
+TEMPLATE void finish_again_some(bool plain, size_t k, const struct last_of_part *l, const T *x, T *y) {
+    vec t[LOCKSTEP];
+    UNROLL
+    for (size_t u = 0; u < k * W; u += LINE) __builtin_prefetch(x + u + AHEAD);
+    UNROLL
+    for (size_t u = 0; u < k; u++) t[u] = v_load(x + u * W);
+    terms_of(k, !plain, t, &l->base);
+    UNROLL
+    for (size_t u = 0; u < k; u++) v_stream(y + u * W, plain ? part_scaled(t[u], l) : part_scaled_any(t[u], l));
+}
+
+TEMPLATE void finish_again(bool plain, const struct last_of_part *l, const T *x, T *y, size_t n) {
+    size_t head = unaligned(y) < n ? unaligned(y) : n;
+    for (size_t i = 0; i < n;) {
+        size_t k = i < head ? head : n - i < W ? n - i : W;
+        if (k < W) {
+            vec t = term_of(!plain, v_load_part(x + i, k, 0), &l->base);
+            v_store_part(y + i, k, plain ? part_scaled(t, l) : part_scaled_any(t, l));
+        } else if (n - i < LOCKSTEP * W) {
+            finish_again_some(plain, 1, l, x + i, y + i);
+        } else {
+            finish_again_some(plain, LOCKSTEP, l, x + i, y + i);
+            k = LOCKSTEP * W;
+        }
+        i += k;
+    }
+}
+
+static void kernel_finish(fsm_op op, const struct fsm_part *p, const void *vx, void *vy, size_t n, bool again) {
+    struct last_of_part l = {
+        {v_set1((T)p->hi), v_set1((T)p->lo), v_set1((T)p->peak), v_set1((T)p->top)},
+        base_of(v_set1((T)p->shift), v_set1((T)p->base)),
+        v_set1((T)p->down),
+        v_set1((T)p->further),
+    };
+    const T *x = vx;
+    T *y = vy;
+    bool plain = p->shift == 0 && p->down == 1 && p->peak < 0;
+    if (op == FSM_LOG_SOFTMAX && again)
+        finish_with(part_shifted, true, &l, x, y, n);
+    else if (op == FSM_LOG_SOFTMAX)
+        finish_with(part_shifted, false, &l, x, y, n);
+    else if (plain && again)
+        finish_again(true, &l, x, y, n);
+    else if (again)
+        finish_again(false, &l, x, y, n);
+    else if (plain)
+        finish_with(part_scaled, false, &l, y, y, n);
+    else
+        finish_with(part_scaled_any, false, &l, y, y, n);
+    if (again) v_streamed();
+}
+
+#endif

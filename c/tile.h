@@ -1,0 +1,269 @@
+/* Sixteen rows side by side, lane by lane: short rows, transposed; and rows whose elements are apart, such as those along
+ * axis 0, which need no transposing. The order of summation is that of one row, so the bits are too. Included by
+ * kernels.c alone. */
+#ifndef FSM_TILE_H
+#define FSM_TILE_H
+
+/* Rows in memory: element i of row r is at [i * step + r * next]. */
+struct layout {
+    ptrdiff_t next, step;
+};
+
+/* A tile holds element i of row r at [i * BATCH + r], and has room for n + W elements of each. Rows whose elements are apart
+ * are taken in strips of up to STRIP tiles: for each element of them all, whole cache lines next to each other are read and
+ * written (a tile at a time takes twice as long: each of its lines is on another page). */
+enum { STRIP = 4 };
+
+static inline size_t tile_size(size_t n) { return (n + W) * BATCH; }
+
+/* ---- Into the tile ---- */
+
+static inline vec load_some(const T *p, size_t k) { return k < W ? v_load_part(p, k, 0) : v_load(p); }
+
+static void fill_from_rows(const T *x, ptrdiff_t next, size_t rows, size_t n, T *t) {
+    for (size_t r = 0; r < BATCH; r += W)
+        for (size_t i = 0; i < n; i += W) {
+            vec m[W];
+            UNROLL
+            for (size_t j = 0; j < W; j++)
+                m[j] = r + j < rows ? load_some(x + (ptrdiff_t)(r + j) * next + i, n - i) : v_set1(0);
+            v_transpose(m);
+            UNROLL
+            for (size_t j = 0; j < W; j++) v_store(t + (i + j) * BATCH + r, m[j]);
+        }
+}
+
+static void fill_from_columns(const T *x, ptrdiff_t step, size_t rows, size_t n, T *t) {
+    size_t whole = rows / BATCH, next = tile_size(n);
+    for (size_t i = 0; i < n; i++, x += step, t += BATCH) {
+        for (size_t k = 0; k < whole; k++) {
+            UNROLL
+            for (size_t r = 0; r < BATCH; r += W) v_store(t + k * next + r, v_load(x + k * BATCH + r));
+        }
+        for (size_t r = whole * BATCH; r < rows; r += W)
+            v_store(t + whole * next + r % BATCH, load_some(x + r, rows - r));
+    }
+}
+
+static void fill_from_anywhere(const T *x, struct layout a, size_t rows, size_t n, T *t) {
+    for (size_t i = 0; i < n; i++)
+        for (size_t r = 0; r < BATCH; r++)
+            t[i * BATCH + r] = r < rows ? x[(ptrdiff_t)i * a.step + (ptrdiff_t)r * a.next] : 0;
+}
+
+static inline void fill(const T *x, struct layout a, size_t rows, size_t n, T *t) {
+    if (a.step != 1 && a.next == 1) {
+        fill_from_columns(x, a.step, rows, n, t);
+        return;
+    }
+    for (; rows; x += BATCH * a.next, t += tile_size(n)) {
+        size_t some = rows < BATCH ? rows : BATCH;
+        if (a.step == 1)
+            fill_from_rows(x, a.next, some, n, t);
+        else
+            fill_from_anywhere(x, a, some, n, t);
+        rows -= some;
+    }
+}
+
+/* ---- Out of it, through the last pass ---- */
+
+typedef vec last_pass(vec, const struct last *);
+
+static inline void store_some(T *p, size_t k, vec a) {
+    if (k < W)
+        v_store_part(p, k, a);
+    else
+        v_store(p, a);
+}
+
+/* From the last elements of all rows to the first: where rows follow each other without a gap, a row's last vector may run
+ * on into the next row, which is written later. */
+TEMPLATE void deliver_to_rows(last_pass f, const struct last *l, const T *t, T *y, ptrdiff_t next, size_t rows,
+                              size_t n) {
+    const T *end = next == (ptrdiff_t)n ? y + rows * n : y;
+    for (size_t i = (n - 1) / W * W + W; i;) {
+        i -= W;
+        for (size_t r = 0; r < rows; r += W) {
+            vec m[W];
+            UNROLL
+            for (size_t j = 0; j < W; j++) m[j] = f(v_load(t + (i + j) * BATCH + r), &l[r / W]);
+            v_transpose(m);
+            UNROLL
+            for (size_t j = 0; j < W; j++) {
+                T *to = y + (ptrdiff_t)(r + j) * next + i;
+                if (r + j < rows) store_some(to, to + W <= end ? W : n - i, m[j]);
+            }
+        }
+    }
+}
+
+TEMPLATE void deliver_to_columns(last_pass f, const struct last *l, const T *t, T *y, ptrdiff_t step, size_t rows,
+                                 size_t n) {
+    size_t whole = rows / BATCH, next = tile_size(n);
+    for (size_t i = 0; i < n; i++, y += step, t += BATCH) {
+        for (size_t k = 0; k < whole; k++) {
+            UNROLL
+            for (size_t r = 0; r < BATCH; r += W)
+                v_store(y + k * BATCH + r, f(v_load(t + k * next + r), &l[(k * BATCH + r) / W]));
+        }
+        for (size_t r = whole * BATCH; r < rows; r += W)
+            store_some(y + r, rows - r, f(v_load(t + whole * next + r % BATCH), &l[r / W]));
+    }
+}
+
+TEMPLATE void deliver_anywhere(last_pass f, const struct last *l, const T *t, T *y, struct layout a, size_t rows,
+                               size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        T line[BATCH];
+        for (size_t r = 0; r < BATCH; r += W) v_store(line + r, f(v_load(t + i * BATCH + r), &l[r / W]));
+        for (size_t r = 0; r < rows; r++) y[(ptrdiff_t)i * a.step + (ptrdiff_t)r * a.next] = line[r];
+    }
+}
+
+TEMPLATE void deliver_with(last_pass f, const struct batch *b, const T *t, T *y, struct layout a, size_t rows,
+                           size_t n) {
+    struct last l[STRIP * BATCH / W];
+    for (size_t r = 0; r < rows; r += W) {
+        const struct batch *of = b + r / BATCH;
+        size_t j = r % BATCH;
+        l[r / W] = (struct last){v_load(of->hi + j), v_load(of->lo + j), v_load(of->peak + j), v_load(of->top + j)};
+    }
+    if (a.step != 1 && a.next == 1) {
+        deliver_to_columns(f, l, t, y, a.step, rows, n);
+        return;
+    }
+    for (const struct last *k = l; rows; y += BATCH * a.next, t += tile_size(n), k += BATCH / W) {
+        size_t some = rows < BATCH ? rows : BATCH;
+        if (a.step == 1)
+            deliver_to_rows(f, k, t, y, a.next, some, n);
+        else
+            deliver_anywhere(f, k, t, y, a, some, n);
+        rows -= some;
+    }
+}
+
+/* ---- Within it: W rows at a time ---- */
+
+static inline vec largest_of_rows(const T *t, size_t n) {
+    vec m = v_set1(-(T)INFINITY);
+    for (size_t i = 0; i < n; i++) m = v_max(v_load(t + i * BATCH), m);
+    return m;
+}
+
+struct columns {
+    struct base base;
+    vec max, count;
+    dvec hi[W / DOUBLES][FSM_LANES], lo[W / DOUBLES][FSM_LANES];
+};
+
+/* k pairs of elements l and l + 8 of a group, or with half just the l's: their terms, into lanes l, l + 1, ... of the sums. */
+TEMPLATE void sum_lanes(enum use use, bool far, bool half, size_t k, struct columns *c, T *t, size_t l) {
+    enum { MOST = LOCKSTEP };
+    size_t count = half ? k : 2 * k;
+    vec x[MOST], term[MOST];
+    T *at[MOST];
+    UNROLL
+    for (size_t u = 0; u < count; u++) {
+        at[u] = t + (l + (half ? u : u / 2 + u % 2 * FSM_LANES)) * BATCH;
+        x[u] = term[u] = v_load(at[u]);
+    }
+    terms_of(count, far, term, &c->base);
+    if (use == STORE) {
+        UNROLL
+        for (size_t u = 0; u < count; u++) v_store(at[u], term[u]);
+    }
+    if (use == SKIP_MAX) {
+        UNROLL
+        for (size_t u = 0; u < count; u++) {
+            mask top = v_equal(x[u], c->max);
+            c->count += v_select(top, v_set1(1), v_set1(0));
+            term[u] = v_zero_if(top, term[u]);
+        }
+    }
+    UNROLL
+    for (size_t u = 0; u < k; u++) {
+        dvec d[W / DOUBLES];
+        vec lane = term[half ? u : 2 * u];
+        if (!half) lane += term[2 * u + 1];
+        v_doubles(lane, d);
+        UNROLL
+        for (size_t p = 0; p < W / DOUBLES; p++) add_double(&c->hi[p][l + u], &c->lo[p][l + u], d[p]);
+    }
+}
+
+TEMPLATE void sum_columns(enum use use, bool far, struct batch *b, size_t r, T *t, size_t n) {
+    struct columns c;
+    c.base = base_of(v_load(b->shift + r), v_load(b->base + r));
+    c.max = v_load(b->max + r);
+    c.count = v_set1(0);
+    for (size_t p = 0; p < W / DOUBLES; p++)
+        for (size_t l = 0; l < FSM_LANES; l++) c.hi[p][l] = c.lo[p][l] = (dvec){0};
+    size_t i = 0, l = 0;
+    for (; i + FSM_GROUP <= n; i += FSM_GROUP) {
+        UNROLL
+        for (size_t k = 0; k < FSM_LANES; k += LOCKSTEP / 2)
+            sum_lanes(use, far, false, LOCKSTEP / 2, &c, t + i * BATCH, k);
+    }
+    for (; i + l + FSM_LANES < n; l++) sum_lanes(use, far, false, 1, &c, t + i * BATCH, l);
+    for (; i + l < n && l < FSM_LANES; l++) sum_lanes(use, far, true, 1, &c, t + i * BATCH, l);
+    UNROLL
+    for (size_t p = 0; p < W / DOUBLES; p++) {
+        fold(c.hi[p], c.lo[p]);
+        memcpy(b->sum + r + p * DOUBLES, c.hi[p], sizeof(dvec));
+        memcpy(b->low + r + p * DOUBLES, c.lo[p], sizeof(dvec));
+    }
+    for (size_t j = 0; j < W; j++) b->count[r + j] = (double)c.count[j];
+}
+
+static void sum_tile(enum use use, struct batch *b, T *t, size_t rows, size_t n) {
+    for (size_t r = 0; r < rows; r += W) {
+        bool far = any_far(b, r, W);
+        if (use == STORE && far)
+            sum_columns(STORE, true, b, r, t + r, n);
+        else if (use == STORE)
+            sum_columns(STORE, false, b, r, t + r, n);
+        else if (far)
+            sum_columns(SKIP_MAX, true, b, r, t + r, n);
+        else
+            sum_columns(SKIP_MAX, false, b, r, t + r, n);
+    }
+}
+
+/* ---- Whole rows of n <= FSM_BLOCK elements, at most a strip ---- */
+
+/* A tile of up to BATCH rows, from the maximum to the closing. */
+static void reduce_tile(fsm_op op, struct batch *b, T *t, size_t rows, size_t n, double log_n, T *y, ptrdiff_t y_next) {
+    fill_up(b, 0);
+    for (size_t r = 0; r < rows; r += W) v_store(b->max + r, largest_of_rows(t + r, n));
+    open_rows(b);
+    sum_tile(op == FSM_SOFTMAX ? STORE : SKIP_MAX, b, t, rows, n);
+    fill_up(b, rows);
+    if (op == FSM_SOFTMAX)
+        close_softmax(b, BATCH);
+    else if (op == FSM_LOG_SOFTMAX)
+        close_log_softmax(b, BATCH);
+    else
+        close_logsumexp(b, rows, log_n, y, y_next);
+}
+
+static void tilewise(fsm_op op, const T *x, struct layout from, T *y, struct layout to, size_t rows, size_t n,
+                     double log_n, T *tiles) {
+    struct batch b[STRIP];
+    bool peak = false;
+    fill(x, from, rows, n, tiles);
+    for (size_t r = 0; r < rows; r += BATCH) {
+        size_t some = rows - r < BATCH ? rows - r : BATCH;
+        reduce_tile(op, &b[r / BATCH], tiles + r / BATCH * tile_size(n), some, n, log_n, y + (ptrdiff_t)r * to.next,
+                    to.next);
+        peak |= op == FSM_SOFTMAX && any_peak(&b[r / BATCH], 0, some);
+    }
+    if (op == FSM_LOG_SOFTMAX)
+        deliver_with(shifted, b, tiles, y, to, rows, n);
+    else if (op == FSM_SOFTMAX && peak)
+        deliver_with(scaled_peak, b, tiles, y, to, rows, n);
+    else if (op == FSM_SOFTMAX)
+        deliver_with(scaled, b, tiles, y, to, rows, n);
+}
+
+#endif
