@@ -1,7 +1,7 @@
 # What is jitted or staged is not Python to a type checker: Numba types it, from the arguments.
 # mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: check-untyped-defs=False
-"""The kernels that are compiled: rows of an array one after another, a huge row in steps; and their compilation."""
+"""The kernels that are compiled: rows of an array, some at a time; a huge row in steps; and their compilation."""
 
 from __future__ import annotations
 
@@ -14,122 +14,169 @@ import numpy as np
 from numba import njit, types
 
 from fastsoftmax._backends import coefficients
-from fastsoftmax._backends._numba_lanes import advanced, jit, narrow, pointer_to
+from fastsoftmax._backends._numba_columns import log_softmax_strip, log_sum_exp_strip, softmax_strip
+from fastsoftmax._backends._numba_elements import logcumsumexp_rows, sigmoid_rows, softplus_rows
+from fastsoftmax._backends._numba_functions import log_of_count
+from fastsoftmax._backends._numba_lanes import (
+    SQUARE,
+    WIDTH,
+    gather_square,
+    jit,
+    pitch_of,
+    pointer_to,
+    rounded,
+    scatter_square,
+    stack,
+)
 from fastsoftmax._backends._numba_rows import (
-    BLOCK,
-    add_block,
     block_sum,
     fill_nan,
-    finished,
-    is_finite,
     largest,
-    log_of_row,
-    log_softmax_row,
-    log_sum_exp,
-    log_sum_exp_row,
-    logcumsumexp_row,
-    lowered,
+    log_softmax_rows,
+    log_sum_exp_rows,
+    lower,
     map_lanes,
-    mean_of,
-    reciprocal,
-    row_base,
+    mask_far,
+    mask_near,
+    of_row,
     scale,
-    sigmoid_row,
-    softmax_row,
-    softplus_row,
-    sum_of,
-    visit_masked,
-    visit_stored,
+    softmax_rows,
+    store_far,
+    store_near,
+    with_block,
+)
+from fastsoftmax._backends._numba_sums import (
+    BLOCK,
+    HIGH,
+    ROOM,
+    clear,
+    close_log_softmax,
+    close_log_sum_exp,
+    close_softmax,
+    enter,
+    narrow_ledger,
+    wide_ledger,
 )
 
-TILE = 16  # rows gathered at once where rows do not lie in a piece
+SHORT = 64  # rows up to this length are turned into columns
+short_tile = stack(SHORT * ROOM)
 
 
-# ---- kernels: units `start` up to `stop`, a row where rows lie in one piece (direct), else a tile of rows ----
-
-
-@jit
-def new_tile(x, direct):
-    """Room for TILE rows, whose distance is no multiple of 4 KiB: they would all fall into one set of the cache."""
-    if direct:
-        return np.empty((1, 1), x.dtype)
-    return np.empty((min(TILE, x.shape[2]), (x.shape[1] + 15) // 16 * 16 + 16), x.dtype)
+# ---- kernels: units `start` up to `stop`, each of up to `together` rows with one outer index ----
+# A reduction's y has one element where x has n.
 
 
 @jit
-def place_of(unit, inner, direct):
+def place_of(unit, inner, together):
     """(outer, first of inner, how many) of a unit's rows."""
-    if direct:
-        return unit // inner, unit % inner, 1
-    tiles = (inner + TILE - 1) // TILE
-    first = unit % tiles * TILE
-    return unit // tiles, first, min(TILE, inner - first)
+    units = (inner + together - 1) // together
+    first = unit % units * together
+    return unit // units, first, min(together, inner - first)
 
 
 @jit
-def gather(x, o, first, width, tile):
-    for j in range(x.shape[1]):
-        for k in range(width):
-            tile[k, j] = x[o, j, first + k]
-
-
-@jit
-def map_rows(row, x, y, start, stop, direct):
-    tile = new_tile(x, direct)
+def in_rows(some_rows, x, y, start, stop, together, log_n):
+    """Rows whose elements are next to each other."""
+    p = pointer_to(x, 0, 0)
+    narrow, wide = narrow_ledger(p), wide_ledger(p)
+    clear(narrow, wide)
     for unit in range(start, stop):
-        o, first, width = place_of(unit, x.shape[2], direct)
+        o, first, rows = place_of(unit, x.shape[2], together)
         p, q = pointer_to(x, o, first), pointer_to(y, o, first)
-        if not direct:
-            gather(x, o, first, width, tile)
-            p = q = pointer_to(tile, 0, 0)
-        for k in range(width):
-            row(advanced(p, k * tile.shape[1]), advanced(q, k * tile.shape[1]), x.shape[1])
-        if not direct:
-            for j in range(x.shape[1]):
-                for k in range(width):
-                    y[o, j, first + k] = tile[k, j]
+        some_rows(p, pitch_of(x, 2), q, pitch_of(y, 2), rows, x.shape[1], narrow, wide, log_n)
 
 
 @jit
-def reduce_rows(result, x, y, start, stop, direct):
-    tile = new_tile(x, direct)
+def in_gathered_rows(some_rows, x, y, start, stop, together, log_n):
+    """Rows whose elements are apart: through a tile, whose rows' distance is no multiple of 4 KiB, for then they would
+    all fall into one set of the cache."""
+    tile = np.empty((1, together, (x.shape[1] + 15) // 16 * 16 + 16), x.dtype)
+    p = pointer_to(x, 0, 0)
+    narrow, wide = narrow_ledger(p), wide_ledger(p)
+    clear(narrow, wide)
     for unit in range(start, stop):
-        o, first, width = place_of(unit, x.shape[2], direct)
-        p = pointer_to(x, o, first)
-        if not direct:
-            gather(x, o, first, width, tile)
-            p = pointer_to(tile, 0, 0)
-        for k in range(width):
-            m, log_sum = log_sum_exp_row(advanced(p, k * tile.shape[1]), x.shape[1])
-            y[o, first + k] = result(m, log_sum, x.shape[1])
+        o, first, rows = place_of(unit, x.shape[2], together)
+        for j in range(x.shape[1]):
+            for k in range(rows):
+                tile[0, k, j] = x[o, j, first + k]
+        p = pointer_to(tile, 0, 0)
+        some_rows(p, tile.shape[2], p, tile.shape[2], rows, x.shape[1], narrow, wide, log_n)
+        for j in range(y.shape[1]):
+            for k in range(rows):
+                y[o, j, first + k] = tile[0, k, j]
 
 
-def softmax(x, y, start, stop, direct):
-    map_rows(softmax_row, x, y, start, stop, direct)
+@jit
+def in_turned_rows(strip, x, y, start, stop, together, log_n):
+    """Short rows: turned into the columns of a tile."""
+    p = pointer_to(x, 0, 0)
+    tile, narrow, wide = short_tile(p), narrow_ledger(p), wide_ledger(p)
+    for unit in range(start, stop):
+        o, first, rows = place_of(unit, x.shape[2], together)
+        p, q = pointer_to(x, o, first), pointer_to(y, o, first)
+        width = (rows + WIDTH - 1) // WIDTH * WIDTH
+        for k in range(0, width, SQUARE):
+            for j in range(0, x.shape[1], SQUARE):
+                gather_square(p, pitch_of(x, 2), k, rows - 1, j, min(SQUARE, x.shape[1] - j), tile, j * ROOM + k, ROOM)
+        strip(tile, ROOM, tile, ROOM, width, x.shape[1], narrow, wide, log_n)
+        for k in range(0, rows, SQUARE):
+            for j in range(0, y.shape[1], SQUARE):
+                scatter_square(q, pitch_of(y, 2), k, rows, j, min(SQUARE, y.shape[1] - j), tile, j * ROOM + k, ROOM)
 
 
-def log_softmax(x, y, start, stop, direct):
-    map_rows(log_softmax_row, x, y, start, stop, direct)
+@jit
+def in_columns(strip, x, y, start, stop, together, log_n):
+    """Rows that lie side by side: in place, sixteen and sixteen of them, and what is left through a tile."""
+    n = x.shape[1]
+    tile = np.empty((1, n if x.shape[2] % WIDTH else 0, WIDTH), x.dtype)
+    p = pointer_to(x, 0, 0)
+    narrow, wide = narrow_ledger(p), wide_ledger(p)
+    for unit in range(start, stop):
+        o, first, left = place_of(unit, x.shape[2], together)
+        while left:
+            p, p_pitch, q, q_pitch = pointer_to(x, o, first), pitch_of(x, 1), pointer_to(y, o, first), pitch_of(y, 1)
+            width = left // WIDTH * WIDTH
+            if not width:
+                for i in range(n):
+                    for k in range(WIDTH):
+                        tile[0, i, k] = x[o, i, first + k] if k < left else 0
+                p = q = pointer_to(tile, 0, 0)
+                p_pitch = q_pitch = WIDTH
+            strip(p, p_pitch, q, q_pitch, max(width, WIDTH), n, narrow, wide, log_n)
+            if not width:
+                for i in range(y.shape[1]):
+                    for k in range(left):
+                        y[o, i, first + k] = tile[0, i, k]
+                break
+            first, left = first + width, left - width
 
 
-def logcumsumexp(x, y, start, stop, direct):
-    map_rows(logcumsumexp_row, x, y, start, stop, direct)
+@jit
+def zero(n):
+    return 0.0
 
 
-def sigmoid(x, y, start, stop, direct):
-    map_rows(sigmoid_row, x, y, start, stop, direct)
+def kernel(x, y, start, stop, together):
+    LAYOUT(WORK, x, y, start, stop, together, LOG_N(x.shape[1]))
 
 
-def softplus(x, y, start, stop, direct):
-    map_rows(softplus_row, x, y, start, stop, direct)
-
-
-def logsumexp(x, y, start, stop, direct):
-    reduce_rows(sum_of, x, y, start, stop, direct)
-
-
-def logmeanexp(x, y, start, stop, direct):
-    reduce_rows(mean_of, x, y, start, stop, direct)
+LAYOUT, WORK, LOG_N = in_rows, softmax_rows, zero  # `compiled` puts others in their places
+LAYOUTS = {"rows": in_rows, "gathered": in_gathered_rows, "turned": in_turned_rows, "columns": in_columns}
+BY_ROWS = {
+    "softmax": softmax_rows,
+    "log_softmax": log_softmax_rows,
+    "logsumexp": log_sum_exp_rows,
+    "logmeanexp": log_sum_exp_rows,
+    "logcumsumexp": logcumsumexp_rows,
+    "sigmoid": sigmoid_rows,
+    "softplus": softplus_rows,
+}
+BY_COLUMNS = {
+    "softmax": softmax_strip,
+    "log_softmax": log_softmax_strip,
+    "logsumexp": log_sum_exp_strip,
+    "logmeanexp": log_sum_exp_strip,
+}
 
 
 # ---- one huge row in three steps, each over blocks `start` up to `stop` ----
@@ -153,25 +200,27 @@ def maximum_of(x, work):
     m = -np.inf
     for b in range(work.shape[1]):
         m = max(m, work[0, b])
-    return narrow(m, x)
+    return rounded(m, x)
 
 
 @jit
-def total_of(work):
+def enter_row(x, work, narrow, wide):
+    """What the blocks have found, as the ledger's first row."""
+    clear(narrow, wide)
     total, total_low, count = 0.0, 0.0, 0.0
     for b in range(work.shape[1]):
-        total, total_low = add_block(total, total_low, work[1, b], work[2, b])
+        total, total_low = with_block(total, total_low, work[1, b], work[2, b])
         count += work[3, b]
-    return total, total_low, count
+    narrow[0] = maximum_of(x, work)
+    enter(wide, 0, total, total_low, count)
 
 
 @jit
-def sum_blocks(visit, x, y, n, work, start, stop):
+def sum_blocks(near, far, x, y, n, work, start, stop):
     m = maximum_of(x, work)
-    if is_finite(m):
-        for b in range(start, stop):
-            begin, end = span(b, b + 1, n)
-            work[1, b], work[2, b], work[3, b] = block_sum(visit, x, y, begin, end, row_base(m, x))
+    for b in range(start, stop):
+        begin, end = span(b, b + 1, n)
+        work[1, b], work[2, b], work[3, b] = block_sum(near, far, x, y, begin, end, m)
 
 
 def block_maxima(x, y, work, row, start, stop):
@@ -181,53 +230,53 @@ def block_maxima(x, y, work, row, start, stop):
 
 def block_terms(x, y, work, row, start, stop):
     p, q = row_pointer(x, row), row_pointer(y, row)
-    sum_blocks(visit_stored, p, q, x.shape[1], work, start, stop)
+    sum_blocks(store_near, store_far, p, q, x.shape[1], work, start, stop)
 
 
 def block_sums(x, y, work, row, start, stop):
     p = row_pointer(x, row)
-    sum_blocks(visit_masked, p, p, x.shape[1], work, start, stop)
+    sum_blocks(mask_near, mask_far, p, p, x.shape[1], work, start, stop)
 
 
 def block_scale(x, y, work, row, start, stop):
     p = row_pointer(y, row)
     begin, end = span(start, stop, x.shape[1])
-    m = maximum_of(p, work)
-    s, s_low, _ = total_of(work)
-    if is_finite(m) and s == s:
-        scale(p, begin, end, reciprocal(m, s, s_low, p))
-    else:
+    narrow, wide = narrow_ledger(p), wide_ledger(p)
+    enter_row(p, work, narrow, wide)
+    if close_softmax(narrow, wide, 0) & 1:
         fill_nan(p, begin, end)
+    else:
+        scale(p, begin, end, narrow, 0)
 
 
 def block_lower(x, y, work, row, start, stop):
     p, q = row_pointer(x, row), row_pointer(y, row)
     begin, end = span(start, stop, x.shape[1])
-    m = maximum_of(p, work)
-    s, s_low, count = total_of(work)
-    if is_finite(m) and s == s:
-        map_lanes(lowered, p, q, begin, end, log_sum_exp(m, log_of_row(m, s, s_low, count), q))
-    else:
+    narrow, wide = narrow_ledger(p), wide_ledger(p)
+    enter_row(p, work, narrow, wide)
+    if close_log_softmax(narrow, wide, 0) & 1:
         fill_nan(q, begin, end)
+    else:
+        map_lanes(lower, p, q, begin, end, of_row(narrow, 0))
 
 
 @jit
-def finish_blocks(result, x, y, work, row):
+def finish_blocks(x, y, work, row, log_n):
     p = row_pointer(x, row)
-    s, s_low, count = total_of(work)
-    m, log_sum = finished(p, x.shape[1], maximum_of(p, work), s, s_low, count)
-    y[row // x.shape[2], row % x.shape[2]] = result(m, log_sum, x.shape[1])
+    narrow, wide = narrow_ledger(p), wide_ledger(p)
+    enter_row(p, work, narrow, wide)
+    close_log_sum_exp(narrow, wide, 0, log_n)
+    y[row // x.shape[2], 0, row % x.shape[2]] = narrow[HIGH * ROOM]
 
 
 def block_logsumexp(x, y, work, row, start, stop):
-    finish_blocks(sum_of, x, y, work, row)
+    finish_blocks(x, y, work, row, 0.0)
 
 
 def block_logmeanexp(x, y, work, row, start, stop):
-    finish_blocks(mean_of, x, y, work, row)
+    finish_blocks(x, y, work, row, log_of_count(x.shape[1]))
 
 
-KERNELS = {f.__name__: f for f in (softmax, log_softmax, logcumsumexp, sigmoid, softplus, logsumexp, logmeanexp)}
 STEPS = {
     "softmax": (block_maxima, block_terms, block_scale),
     "log_softmax": (block_maxima, block_sums, block_lower),
@@ -247,24 +296,36 @@ def _fingerprint():
     return f"{zlib.crc32(b''.join(path.read_bytes() for path in sources) + constants):08x}"
 
 
-def _compile(function, signature, cache):
-    named = FunctionType(function.__code__, function.__globals__)
-    named.__qualname__ = f"{function.__name__}_{_fingerprint()}"
+def _compile(function, name, names, signature, cache):
+    named = FunctionType(function.__code__, globals() | names)
+    named.__qualname__ = f"{name}_{_fingerprint()}"
     dispatcher = njit(nogil=True, error_model="numpy", cache=cache)(named)
     dispatcher.compile(signature)
     # The entry point unpacks its arguments itself: 0.4 µs a call; the dispatcher, finding out their types, takes 1.
     return dispatcher.overloads[signature].entry_point
 
 
-def compiled(function, dtype, reduction, step):
-    """The machine code of a kernel (or of a step) for arrays of float32 or float64 and of any strides."""
+def _made(function, name, names, dtype, *rest):
     number = types.float32 if dtype == np.float32 else types.float64
-    arrays = types.Array(number, 3, "A", readonly=True), types.Array(number, 2 if reduction else 3, "A")
-    if step:
-        signature = (*arrays, types.Array(types.float64, 2, "C"), types.intp, types.intp, types.intp)
-    else:
-        signature = (*arrays, types.intp, types.intp, types.boolean)
+    signature = (types.Array(number, 3, "A", readonly=True), types.Array(number, 3, "A"), *rest)
     try:
-        return _compile(function, signature, cache=True)
+        return _compile(function, name, names, signature, cache=True)
     except Exception:  # no directory for it is RuntimeError, a full disk OSError, a damaged file nearly anything
-        return _compile(function, signature, cache=False)
+        return _compile(function, name, names, signature, cache=False)
+
+
+def compiled(op, layout, dtype):
+    """The machine code of an operation for arrays of float32 or float64 that lie in memory in a certain way."""
+    names = {
+        "LAYOUT": LAYOUTS[layout],
+        "WORK": (BY_ROWS if layout in ("rows", "gathered") else BY_COLUMNS)[op],
+        "LOG_N": log_of_count if op == "logmeanexp" else zero,
+    }
+    return _made(kernel, f"{op}_{layout}", names, dtype, types.intp, types.intp, types.intp)
+
+
+def compiled_step(op, step, dtype):
+    """The machine code of one step of an operation on a huge row."""
+    function = STEPS[op][step]
+    work = types.Array(types.float64, 2, "C")
+    return _made(function, function.__name__, {}, dtype, work, types.intp, types.intp, types.intp)

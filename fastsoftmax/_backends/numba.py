@@ -45,53 +45,67 @@ class NumbaBackend:
     def __init__(self, name: str, kernels: ModuleType) -> None:
         self.name = name
         self._kernels = kernels
-        self._code: dict[tuple[str, int, str], Callable[..., None]] = {}
+        self._code: dict[tuple[str, str | int, str], Callable[..., None]] = {}
 
     def run(self, op: str, x: Array, y: Array, outer: int, n: int, inner: int, threads: int) -> None:
         if op in ELEMENT_MAPS and x.flags.c_contiguous and y.flags.c_contiguous:
             outer, n, inner = 1, outer * n * inner, 1
         x = _shaped(x, (outer, n, inner))
-        y = _shaped(y, (outer, inner) if op in ROW_REDUCTIONS else (outer, n, inner))
-        direct = n == 1 or (x.strides[1] == x.itemsize and (op in ROW_REDUCTIONS or y.strides[1] == y.itemsize))
-        units = outer * (inner if direct else -(-inner // self._kernels.TILE))
+        y = _shaped(y, (outer, 1 if op in ROW_REDUCTIONS else n, inner))
+        if inner == 1:  # rows with one outer index are worked on together
+            x, y, outer, inner = x.T, y.T, 1, outer
+        layout, together = self._layout(op, x, y)
+        units = outer * -(-inner // together)
         shares = min(4 * threads, x.size // GRAIN) if threads > 1 else 1
-        if shares > 1 and direct and units < 2 * threads and op in ELEMENT_MAPS + tuple(self._kernels.STEPS):
-            self._split_rows(op, x, y, units, shares, threads)
+        rows = outer * inner
+        if shares > 1 and layout == "rows" and rows < 2 * threads and op in ELEMENT_MAPS + tuple(self._kernels.STEPS):
+            self._split_rows(op, x, y, rows, shares, threads)
             return
-        kernel = self._compiled(op, x.dtype)
+        kernel = self._compiled(op, layout, x.dtype)
         if shares <= 1 or units == 1:
-            kernel(x, y, 0, units, direct)
+            kernel(x, y, 0, units, together)
         else:
-            _share(lambda start, stop: kernel(x, y, start, stop, direct), units, shares, threads)
+            _share(lambda start, stop: kernel(x, y, start, stop, together), units, shares, threads)
+
+    def _layout(self, op: str, x: Array, y: Array) -> tuple[str, int]:
+        """How the rows lie in memory, and how many to work on together."""
+        n, kernels = x.shape[1], self._kernels
+        by_columns = op in kernels.BY_COLUMNS
+        if n == 1 or (x.strides[1] == x.itemsize and (op in ROW_REDUCTIONS or y.strides[1] == y.itemsize)):
+            if by_columns and n <= kernels.SHORT:
+                return "turned", kernels.ROOM
+            return "rows", min(kernels.WIDTH, max(1, 4096 // n))
+        if by_columns and x.strides[2] == y.strides[2] == x.itemsize and x.shape[2] >= kernels.WIDTH:
+            return "columns", kernels.ROOM
+        return "gathered", min(kernels.WIDTH, x.shape[2])
 
     def _split_rows(self, op: str, x: Array, y: Array, rows: int, shares: int, threads: int) -> None:
         """A few long rows, one after another, each split by blocks whose sums are added in order, whoever made them."""
         n, block = x.shape[1], self._kernels.BLOCK
         blocks = -(-n // block)
         if op in ELEMENT_MAPS:
-            kernel = self._compiled(op, x.dtype)
+            kernel = self._compiled(op, "rows", x.dtype)
 
             def piece(start: int, stop: int) -> None:
                 span = slice(start * block, stop * block)
-                kernel(x[:, span], y[:, span], 0, rows, True)
+                kernel(x[:, span], y[:, span], 0, rows, 1)
 
             _share(piece, blocks, shares, threads)
             return
         work = np.empty((4, blocks))
-        steps = [self._compiled(op, x.dtype, step) for step in range(len(self._kernels.STEPS[op]))]
+        steps = [self._compiled(op, step, x.dtype) for step in range(len(self._kernels.STEPS[op]))]
         for row in range(rows):
             for step in steps:
                 _share(_bound(step, x, y, work, row), blocks, shares, threads)
 
-    def _compiled(self, op: str, dtype: np.dtype[Any], step: int = -1) -> Callable[..., None]:
-        """The machine code of an operation, or of one step of it."""
-        key = op, step, dtype.char
+    def _compiled(self, op: str, part: str | int, dtype: np.dtype[Any]) -> Callable[..., None]:
+        """The machine code of an operation for a layout, or of one step of it."""
+        key = op, part, dtype.char
         if key not in self._code:
             with _state.compiling:
                 if key not in self._code:
-                    kernels = self._kernels
-                    function = kernels.KERNELS[op] if step < 0 else kernels.STEPS[op][step]
-                    self._code[key] = kernels.compiled(function, dtype, op in ROW_REDUCTIONS, step >= 0)
+                    make = self._kernels.compiled_step if isinstance(part, int) else self._kernels.compiled
+                    self._code[key] = make(op, part, dtype)
         return self._code[key]
 
 
