@@ -189,13 +189,11 @@ def sum_strip(visit, x, x_pitch, y, y_pitch, width, n, narrow, wide):
 
 
 @jit
-def fill_nan(y, pitch, width, n, undefined):
-    """NaN into the columns whose bits are set."""
-    if undefined:
-        for k in range(width):
-            if undefined >> k & 1:
-                for i in range(n):
-                    y[i * pitch + k] = rounded(np.nan, y)
+def fill_nan(y, pitch, width, n, narrow):
+    for k in range(width):
+        if narrow[HIGH * ROOM + k] != narrow[HIGH * ROOM + k]:
+            for i in range(n):
+                y[i * pitch + k] = rounded(np.nan, y)
 
 
 @jit
@@ -204,13 +202,14 @@ def softmax_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, _):
         sum_strip(store_far, x, x_pitch, y, y_pitch, width, n, narrow, wide)
     else:
         sum_strip(store_near, x, x_pitch, y, y_pitch, width, n, narrow, wide)
-    undefined = 0
+    undefined = False
     for v in range(0, width, WIDTH):
-        undefined |= close_softmax(narrow, wide, v) << v
+        undefined |= close_softmax(narrow, wide, v)
     for i in range(n):
         for v in range(0, width, WIDTH):
             scale(y, i * y_pitch, narrow, v)
-    fill_nan(y, y_pitch, width, n, undefined)
+    if undefined:
+        fill_nan(y, y_pitch, width, n, narrow)
 
 
 @jit
@@ -224,13 +223,14 @@ def log_sums(x, pitch, width, n, narrow, wide):
 @jit
 def log_softmax_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, _):
     log_sums(x, x_pitch, width, n, narrow, wide)
-    undefined = 0
+    undefined = False
     for v in range(0, width, WIDTH):
-        undefined |= close_log_softmax(narrow, wide, v) << v
+        undefined |= close_log_softmax(narrow, wide, v)
     for i in range(n):
         for v in range(0, width, WIDTH):
             lower(x, i * x_pitch, y, i * y_pitch, narrow, v)
-    fill_nan(y, y_pitch, width, n, undefined)
+    if undefined:
+        fill_nan(y, y_pitch, width, n, narrow)
 
 
 @jit

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from fastsoftmax._backends._numba_lanes import _first, fma, horner, staged, where
+from fastsoftmax._backends._numba_lanes import fma, horner, staged, where
 
 SQRT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
 

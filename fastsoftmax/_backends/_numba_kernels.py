@@ -30,15 +30,12 @@ from fastsoftmax._backends._numba_lanes import (
 )
 from fastsoftmax._backends._numba_rows import (
     block_sum,
-    fill_nan,
     largest,
     log_softmax_rows,
     log_sum_exp_rows,
     lower,
-    map_lanes,
     mask_far,
     mask_near,
-    of_row,
     scale,
     softmax_rows,
     store_far,
@@ -58,8 +55,11 @@ from fastsoftmax._backends._numba_sums import (
     wide_ledger,
 )
 
-SHORT = 64  # rows up to this length are turned into columns
-short_tile = stack(SHORT * ROOM)
+SHORT = (
+    40  # rows up to this length are turned into columns: at 10 twice as fast, at 24 by a fifth, at 64 slower by that
+)
+TURNED = 64  # so many at once; 32 are 5 % slower
+short_tile = stack(SHORT * TURNED)
 
 
 # ---- kernels: units `start` up to `stop`, each of up to `together` rows with one outer index ----
@@ -87,23 +87,50 @@ def in_rows(some_rows, x, y, start, stop, together, log_n):
 
 
 @jit
+def gather(x, o, first, rows, tile):
+    """Rows whose elements are apart, into those of a tile: by squares where they lie side by side."""
+    n, p, q = x.shape[1], pointer_to(x, o, first), pointer_to(tile, 0, 0)
+    if x.strides[2] == x.itemsize:
+        for j in range(0, rows, SQUARE):
+            for i in range(0, n, SQUARE):
+                place = j * tile.shape[2] + i
+                gather_square(p, pitch_of(x, 1), i, n - 1, j, min(SQUARE, rows - j), q, place, tile.shape[2])
+    else:
+        for i in range(n):
+            for k in range(rows):
+                tile[0, k, i] = x[o, i, first + k]
+
+
+@jit
+def scatter(y, o, first, rows, tile):
+    """The other way."""
+    n, p, q = y.shape[1], pointer_to(y, o, first), pointer_to(tile, 0, 0)
+    if y.strides[2] == y.itemsize:
+        for j in range(0, rows, SQUARE):
+            for i in range(0, n, SQUARE):
+                place = j * tile.shape[2] + i
+                scatter_square(p, pitch_of(y, 1), i, n, j, min(SQUARE, rows - j), q, place, tile.shape[2])
+    else:
+        for i in range(n):
+            for k in range(rows):
+                y[o, i, first + k] = tile[0, k, i]
+
+
+@jit
 def in_gathered_rows(some_rows, x, y, start, stop, together, log_n):
     """Rows whose elements are apart: through a tile, whose rows' distance is no multiple of 4 KiB, for then they would
     all fall into one set of the cache."""
-    tile = np.empty((1, together, (x.shape[1] + 15) // 16 * 16 + 16), x.dtype)
+    room = (together + SQUARE - 1) // SQUARE * SQUARE
+    tile = np.empty((1, room, (x.shape[1] + 15) // 16 * 16 + 16), x.dtype)
     p = pointer_to(x, 0, 0)
     narrow, wide = narrow_ledger(p), wide_ledger(p)
     clear(narrow, wide)
     for unit in range(start, stop):
         o, first, rows = place_of(unit, x.shape[2], together)
-        for j in range(x.shape[1]):
-            for k in range(rows):
-                tile[0, k, j] = x[o, j, first + k]
+        gather(x, o, first, rows, tile)
         p = pointer_to(tile, 0, 0)
         some_rows(p, tile.shape[2], p, tile.shape[2], rows, x.shape[1], narrow, wide, log_n)
-        for j in range(y.shape[1]):
-            for k in range(rows):
-                y[o, j, first + k] = tile[0, k, j]
+        scatter(y, o, first, rows, tile)
 
 
 @jit
@@ -117,11 +144,13 @@ def in_turned_rows(strip, x, y, start, stop, together, log_n):
         width = (rows + WIDTH - 1) // WIDTH * WIDTH
         for k in range(0, width, SQUARE):
             for j in range(0, x.shape[1], SQUARE):
-                gather_square(p, pitch_of(x, 2), k, rows - 1, j, min(SQUARE, x.shape[1] - j), tile, j * ROOM + k, ROOM)
-        strip(tile, ROOM, tile, ROOM, width, x.shape[1], narrow, wide, log_n)
+                gather_square(
+                    p, pitch_of(x, 2), k, rows - 1, j, min(SQUARE, x.shape[1] - j), tile, j * TURNED + k, TURNED
+                )
+        strip(tile, TURNED, tile, TURNED, width, x.shape[1], narrow, wide, log_n)
         for k in range(0, rows, SQUARE):
             for j in range(0, y.shape[1], SQUARE):
-                scatter_square(q, pitch_of(y, 2), k, rows, j, min(SQUARE, y.shape[1] - j), tile, j * ROOM + k, ROOM)
+                scatter_square(q, pitch_of(y, 2), k, rows, j, min(SQUARE, y.shape[1] - j), tile, j * TURNED + k, TURNED)
 
 
 @jit
@@ -243,10 +272,8 @@ def block_scale(x, y, work, row, start, stop):
     begin, end = span(start, stop, x.shape[1])
     narrow, wide = narrow_ledger(p), wide_ledger(p)
     enter_row(p, work, narrow, wide)
-    if close_softmax(narrow, wide, 0) & 1:
-        fill_nan(p, begin, end)
-    else:
-        scale(p, begin, end, narrow, 0)
+    close_softmax(narrow, wide, 0)
+    scale(p, begin, end, narrow, 0)
 
 
 def block_lower(x, y, work, row, start, stop):
@@ -254,10 +281,8 @@ def block_lower(x, y, work, row, start, stop):
     begin, end = span(start, stop, x.shape[1])
     narrow, wide = narrow_ledger(p), wide_ledger(p)
     enter_row(p, work, narrow, wide)
-    if close_log_softmax(narrow, wide, 0) & 1:
-        fill_nan(q, begin, end)
-    else:
-        map_lanes(lower, p, q, begin, end, of_row(narrow, 0))
+    close_log_softmax(narrow, wide, 0)
+    lower(p, q, begin, end, narrow, 0)
 
 
 @jit

@@ -294,7 +294,7 @@ def store_first(p, index, count, v):
 
 
 def turned(rows):
-    """A square of lanes, its rows as columns: exchanges one bit of the row's number with that of the lane's at a time."""
+    """A square of lanes, its rows as columns: one bit of the rows' numbers and of the lanes' exchanged at a time."""
     count = len(rows)
     integers, bit = ir.VectorType(ir.IntType(32), count), 1
     while bit < count:

@@ -11,6 +11,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
+from fastsoftmax._backends import _numba_sums as sums
 from fastsoftmax._backends._numba_functions import base_of, shift_of, term
 from fastsoftmax._backends._numba_lanes import (
     WIDTH,
@@ -50,9 +51,6 @@ from fastsoftmax._backends._numba_sums import (
     close_log_sum_exp,
     close_softmax,
     enter,
-    lowered,
-    scaled,
-    scaled_peak,
     which,
 )
 
@@ -200,15 +198,25 @@ def of_row(ledger, k):
     return [spread(load_number(ledger, k + entry * ROOM), Lanes(ledger.dtype)) for entry in (HIGH, LOW, TERM, TOP)]
 
 
-scale_all, scale_peak, lower = staged(_first)(scaled), staged(_first)(scaled_peak), staged(_first)(lowered)
+scaled, scaled_peak, lowered = map(staged(_first), (sums.scaled, sums.scaled_peak, sums.lowered))
 
 
 @jit
 def scale(y, begin, end, narrow, k):
-    if narrow[TERM * ROOM + k] > 0:
-        map_lanes(scale_peak, y, y, begin, end, of_row(narrow, k))
+    if narrow[HIGH * ROOM + k] != narrow[HIGH * ROOM + k]:
+        fill_nan(y, begin, end)
+    elif narrow[TERM * ROOM + k] > 0:
+        map_lanes(scaled_peak, y, y, begin, end, of_row(narrow, k))
     else:
-        map_lanes(scale_all, y, y, begin, end, of_row(narrow, k))
+        map_lanes(scaled, y, y, begin, end, of_row(narrow, k))
+
+
+@jit
+def lower(x, y, begin, end, narrow, k):
+    if narrow[HIGH * ROOM + k] != narrow[HIGH * ROOM + k]:
+        fill_nan(y, begin, end)
+    else:
+        map_lanes(lowered, x, y, begin, end, of_row(narrow, k))
 
 
 # ---- some rows together, a pitch apart ----
@@ -226,13 +234,9 @@ def softmax_rows(x, x_pitch, y, y_pitch, rows, n, narrow, wide, _):
     for k in range(rows):
         p, q = advanced(x, k * x_pitch), advanced(y, k * y_pitch)
         enter(wide, k, *row_sum(store_near, store_far, p, q, n, narrow[k]))
-    undefined = close_softmax(narrow, wide, 0)
+    close_softmax(narrow, wide, 0)
     for k in range(rows):
-        q = advanced(y, k * y_pitch)
-        if undefined >> k & 1:
-            fill_nan(q, 0, n)
-        else:
-            scale(q, 0, n, narrow, k)
+        scale(advanced(y, k * y_pitch), 0, n, narrow, k)
 
 
 @jit
@@ -246,13 +250,9 @@ def log_sums(x, pitch, rows, n, narrow, wide):
 @jit
 def log_softmax_rows(x, x_pitch, y, y_pitch, rows, n, narrow, wide, _):
     log_sums(x, x_pitch, rows, n, narrow, wide)
-    undefined = close_log_softmax(narrow, wide, 0)
+    close_log_softmax(narrow, wide, 0)
     for k in range(rows):
-        p, q = advanced(x, k * x_pitch), advanced(y, k * y_pitch)
-        if undefined >> k & 1:
-            fill_nan(q, 0, n)
-        else:
-            map_lanes(lower, p, q, 0, n, of_row(narrow, k))
+        lower(advanced(x, k * x_pitch), advanced(y, k * y_pitch), 0, n, narrow, k)
 
 
 @jit

@@ -73,7 +73,7 @@ class NumbaBackend:
         by_columns = op in kernels.BY_COLUMNS
         if n == 1 or (x.strides[1] == x.itemsize and (op in ROW_REDUCTIONS or y.strides[1] == y.itemsize)):
             if by_columns and n <= kernels.SHORT:
-                return "turned", kernels.ROOM
+                return "turned", kernels.TURNED
             return "rows", min(kernels.WIDTH, max(1, 4096 // n))
         if by_columns and x.strides[2] == y.strides[2] == x.itemsize and x.shape[2] >= kernels.WIDTH:
             return "columns", kernels.ROOM
