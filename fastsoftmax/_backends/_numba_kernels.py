@@ -22,11 +22,13 @@ from fastsoftmax._backends._numba_lanes import (
     WIDTH,
     gather_square,
     jit,
+    load_part_or_zero,
     pitch_of,
     pointer_to,
     rounded,
     scatter_square,
     stack,
+    store_part,
 )
 from fastsoftmax._backends._numba_rows import (
     block_sum,
@@ -154,6 +156,13 @@ def in_turned_rows(strip, x, y, start, stop, together, log_n):
 
 
 @jit
+def copy_lines(x, x_pitch, there, y, y_pitch, here, lines):
+    """Lines of up to sixteen elements; those that x has not are 0."""
+    for i in range(lines):
+        store_part(y, i * y_pitch, here, load_part_or_zero(x, i * x_pitch, there))
+
+
+@jit
 def in_columns(strip, x, y, start, stop, together, log_n):
     """Rows that lie side by side: in place, sixteen and sixteen of them, and what is left through a tile."""
     n = x.shape[1]
@@ -162,22 +171,17 @@ def in_columns(strip, x, y, start, stop, together, log_n):
     narrow, wide = narrow_ledger(p), wide_ledger(p)
     for unit in range(start, stop):
         o, first, left = place_of(unit, x.shape[2], together)
-        while left:
+        while left > 0:
             p, p_pitch, q, q_pitch = pointer_to(x, o, first), pitch_of(x, 1), pointer_to(y, o, first), pitch_of(y, 1)
-            width = left // WIDTH * WIDTH
-            if not width:
-                for i in range(n):
-                    for k in range(WIDTH):
-                        tile[0, i, k] = x[o, i, first + k] if k < left else 0
+            whole = left // WIDTH * WIDTH
+            if not whole:
+                copy_lines(p, p_pitch, left, pointer_to(tile, 0, 0), WIDTH, WIDTH, n)
                 p = q = pointer_to(tile, 0, 0)
                 p_pitch = q_pitch = WIDTH
-            strip(p, p_pitch, q, q_pitch, max(width, WIDTH), n, narrow, wide, log_n)
-            if not width:
-                for i in range(y.shape[1]):
-                    for k in range(left):
-                        y[o, i, first + k] = tile[0, i, k]
-                break
-            first, left = first + width, left - width
+            strip(p, p_pitch, q, q_pitch, max(whole, WIDTH), n, narrow, wide, log_n)
+            if not whole:
+                copy_lines(p, WIDTH, WIDTH, pointer_to(y, o, first), pitch_of(y, 1), left, y.shape[1])
+            first, left = first + whole, left - max(whole, WIDTH)
 
 
 @jit

@@ -54,11 +54,13 @@ class NumbaBackend:
         y = _shaped(y, (outer, 1 if op in ROW_REDUCTIONS else n, inner))
         if inner == 1:  # rows with one outer index are worked on together
             x, y, outer, inner = x.T, y.T, 1, outer
-        layout, together = self._layout(op, x, y)
+        layout, together, step = self._layout(op, x, y)
+        if threads > 1:  # two pieces a thread at least, if need be of fewer rows
+            together = min(together, -(-outer * inner // (2 * threads * step)) * step)
         units = outer * -(-inner // together)
         shares = min(4 * threads, x.size // GRAIN) if threads > 1 else 1
         rows = outer * inner
-        if shares > 1 and layout == "rows" and rows < 2 * threads and op in ELEMENT_MAPS + tuple(self._kernels.STEPS):
+        if shares > 1 and layout == "rows" and rows < threads and op in ELEMENT_MAPS + tuple(self._kernels.STEPS):
             self._split_rows(op, x, y, rows, shares, threads)
             return
         kernel = self._compiled(op, layout, x.dtype)
@@ -67,17 +69,17 @@ class NumbaBackend:
         else:
             _share(lambda start, stop: kernel(x, y, start, stop, together), units, shares, threads)
 
-    def _layout(self, op: str, x: Array, y: Array) -> tuple[str, int]:
-        """How the rows lie in memory, and how many to work on together."""
+    def _layout(self, op: str, x: Array, y: Array) -> tuple[str, int, int]:
+        """How the rows lie in memory, how many to work on together, and of how many that should be a multiple."""
         n, kernels = x.shape[1], self._kernels
         by_columns = op in kernels.BY_COLUMNS
         if n == 1 or (x.strides[1] == x.itemsize and (op in ROW_REDUCTIONS or y.strides[1] == y.itemsize)):
             if by_columns and n <= kernels.SHORT:
-                return "turned", kernels.TURNED
-            return "rows", min(kernels.WIDTH, max(1, 4096 // n))
+                return "turned", kernels.TURNED, kernels.WIDTH
+            return "rows", min(kernels.WIDTH, max(1, 4096 // n)), 1
         if by_columns and x.strides[2] == y.strides[2] == x.itemsize and x.shape[2] >= kernels.WIDTH:
-            return "columns", kernels.ROOM
-        return "gathered", min(kernels.WIDTH, x.shape[2])
+            return "columns", kernels.ROOM, kernels.WIDTH
+        return "gathered", min(kernels.WIDTH, x.shape[2]), kernels.SQUARE
 
     def _split_rows(self, op: str, x: Array, y: Array, rows: int, shares: int, threads: int) -> None:
         """A few long rows, one after another, each split by blocks whose sums are added in order, whoever made them."""
