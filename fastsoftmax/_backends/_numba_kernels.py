@@ -20,39 +20,27 @@ from fastsoftmax._backends._numba_functions import log_of_count
 from fastsoftmax._backends._numba_lanes import (
     SQUARE,
     WIDTH,
+    added,
+    advanced,
     gather_square,
     jit,
     load_part_or_zero,
     pitch_of,
     pointer_to,
-    rounded,
     scatter_square,
     stack,
     store_part,
 )
 from fastsoftmax._backends._numba_rows import (
-    block_sum,
-    largest,
     log_softmax_rows,
     log_sum_exp_rows,
-    lower,
-    mask_far,
-    mask_near,
-    scale,
     softmax_rows,
-    store_far,
-    store_near,
-    with_block,
 )
+from fastsoftmax._backends._numba_shared import STEPS, shared_log_softmax, shared_log_sum_exp, shared_softmax
 from fastsoftmax._backends._numba_sums import (
     BLOCK,
-    HIGH,
     ROOM,
     clear,
-    close_log_softmax,
-    close_log_sum_exp,
-    close_softmax,
-    enter,
     narrow_ledger,
     wide_ledger,
 )
@@ -74,6 +62,11 @@ def place_of(unit, inner, together):
     units = (inner + together - 1) // together
     first = unit % units * together
     return unit // units, first, min(together, inner - first)
+
+
+@jit
+def row_pointer(x, row):
+    return pointer_to(x, row // x.shape[2], row % x.shape[2])
 
 
 @jit
@@ -185,16 +178,51 @@ def in_columns(strip, x, y, start, stop, together, log_n):
 
 
 @jit
+def in_pieces(some_rows, x, y, start, stop, together, log_n):
+    """Rows of which each element stands for itself, in blocks."""
+    n, blocks = x.shape[1], (x.shape[1] + BLOCK - 1) // BLOCK
+    p = pointer_to(x, 0, 0)
+    narrow, wide = narrow_ledger(p), wide_ledger(p)
+    for unit in range(start, stop):
+        row, begin = unit // blocks, unit % blocks * BLOCK
+        p, q = advanced(row_pointer(x, row), begin), advanced(row_pointer(y, row), begin)
+        some_rows(p, 0, q, 0, 1, min(BLOCK, n - begin), narrow, wide, log_n)
+
+
+@jit
 def zero(n):
     return 0.0
 
 
-def kernel(x, y, start, stop, together):
-    LAYOUT(WORK, x, y, start, stop, together, LOG_N(x.shape[1]))
+def kernel(x, y, claims, share, units, together):
+    """Claims `share` units after `share` units, until there are no more."""
+    start = added(claims, 0, share)
+    while start < units:
+        LAYOUT(WORK, x, y, start, min(start + share, units), together, LOG_N(x.shape[1]))
+        start = added(claims, 0, share)
+
+
+def shared_kernel(x, y, work, claims):
+    """Whether all is done; if not, ask again."""
+    p = pointer_to(x, 0, 0)
+    narrow, wide = narrow_ledger(p), wide_ledger(p)
+    n, log_n = x.shape[1], LOG_N(x.shape[1])
+    for row in range(x.shape[0] * x.shape[2]):
+        p, q = row_pointer(x, row), row_pointer(y, row)
+        if not WORK(p, q, n, work, claims, 2 * STEPS * row, narrow, wide, log_n):
+            return False
+    return True
 
 
 LAYOUT, WORK, LOG_N = in_rows, softmax_rows, zero  # `compiled` puts others in their places
-LAYOUTS = {"rows": in_rows, "gathered": in_gathered_rows, "turned": in_turned_rows, "columns": in_columns}
+LAYOUTS = {
+    "rows": in_rows,
+    "gathered": in_gathered_rows,
+    "turned": in_turned_rows,
+    "columns": in_columns,
+    "pieces": in_pieces,
+}
+TOGETHER = {"rows": WIDTH, "gathered": WIDTH, "turned": TURNED, "columns": ROOM, "pieces": 1}  # rows at most
 BY_ROWS = {
     "softmax": softmax_rows,
     "log_softmax": log_softmax_rows,
@@ -212,105 +240,11 @@ BY_COLUMNS = {
 }
 
 
-# ---- one huge row in three steps, each over blocks `start` up to `stop` ----
-# work holds four numbers a block: the maximum, the sum (high and low) and the count.
-
-
-@jit
-def row_pointer(x, row):
-    return pointer_to(x, row // x.shape[2], row % x.shape[2])
-
-
-@jit
-def span(start, stop, n):
-    """From which to which element."""
-    return start * BLOCK, min(stop * BLOCK, n)
-
-
-@jit
-def maximum_of(x, work):
-    """The row's maximum, in x's type."""
-    m = -np.inf
-    for b in range(work.shape[1]):
-        m = max(m, work[0, b])
-    return rounded(m, x)
-
-
-@jit
-def enter_row(x, work, narrow, wide):
-    """What the blocks have found, as the ledger's first row."""
-    clear(narrow, wide)
-    total, total_low, count = 0.0, 0.0, 0.0
-    for b in range(work.shape[1]):
-        total, total_low = with_block(total, total_low, work[1, b], work[2, b])
-        count += work[3, b]
-    narrow[0] = maximum_of(x, work)
-    enter(wide, 0, total, total_low, count)
-
-
-@jit
-def sum_blocks(near, far, x, y, n, work, start, stop):
-    m = maximum_of(x, work)
-    for b in range(start, stop):
-        begin, end = span(b, b + 1, n)
-        work[1, b], work[2, b], work[3, b] = block_sum(near, far, x, y, begin, end, m)
-
-
-def block_maxima(x, y, work, row, start, stop):
-    for b in range(start, stop):
-        work[0, b] = largest(row_pointer(x, row), *span(b, b + 1, x.shape[1]))
-
-
-def block_terms(x, y, work, row, start, stop):
-    p, q = row_pointer(x, row), row_pointer(y, row)
-    sum_blocks(store_near, store_far, p, q, x.shape[1], work, start, stop)
-
-
-def block_sums(x, y, work, row, start, stop):
-    p = row_pointer(x, row)
-    sum_blocks(mask_near, mask_far, p, p, x.shape[1], work, start, stop)
-
-
-def block_scale(x, y, work, row, start, stop):
-    p = row_pointer(y, row)
-    begin, end = span(start, stop, x.shape[1])
-    narrow, wide = narrow_ledger(p), wide_ledger(p)
-    enter_row(p, work, narrow, wide)
-    close_softmax(narrow, wide, 0)
-    scale(p, begin, end, narrow, 0)
-
-
-def block_lower(x, y, work, row, start, stop):
-    p, q = row_pointer(x, row), row_pointer(y, row)
-    begin, end = span(start, stop, x.shape[1])
-    narrow, wide = narrow_ledger(p), wide_ledger(p)
-    enter_row(p, work, narrow, wide)
-    close_log_softmax(narrow, wide, 0)
-    lower(p, q, begin, end, narrow, 0)
-
-
-@jit
-def finish_blocks(x, y, work, row, log_n):
-    p = row_pointer(x, row)
-    narrow, wide = narrow_ledger(p), wide_ledger(p)
-    enter_row(p, work, narrow, wide)
-    close_log_sum_exp(narrow, wide, 0, log_n)
-    y[row // x.shape[2], 0, row % x.shape[2]] = narrow[HIGH * ROOM]
-
-
-def block_logsumexp(x, y, work, row, start, stop):
-    finish_blocks(x, y, work, row, 0.0)
-
-
-def block_logmeanexp(x, y, work, row, start, stop):
-    finish_blocks(x, y, work, row, log_of_count(x.shape[1]))
-
-
-STEPS = {
-    "softmax": (block_maxima, block_terms, block_scale),
-    "log_softmax": (block_maxima, block_sums, block_lower),
-    "logsumexp": (block_maxima, block_sums, block_logsumexp),
-    "logmeanexp": (block_maxima, block_sums, block_logmeanexp),
+SHARED = {
+    "softmax": shared_softmax,
+    "log_softmax": shared_log_softmax,
+    "logsumexp": shared_log_sum_exp,
+    "logmeanexp": shared_log_sum_exp,
 }
 
 
@@ -334,27 +268,20 @@ def _compile(function, name, names, signature, cache):
     return dispatcher.overloads[signature].entry_point
 
 
-def _made(function, name, names, dtype, *rest):
-    number = types.float32 if dtype == np.float32 else types.float64
-    signature = (types.Array(number, 3, "A", readonly=True), types.Array(number, 3, "A"), *rest)
-    try:
-        return _compile(function, name, names, signature, cache=True)
-    except Exception:  # no directory for it is RuntimeError, a full disk OSError, a damaged file nearly anything
-        return _compile(function, name, names, signature, cache=False)
-
-
 def compiled(op, layout, dtype):
-    """The machine code of an operation for arrays of float32 or float64 that lie in memory in a certain way."""
-    names = {
-        "LAYOUT": LAYOUTS[layout],
-        "WORK": (BY_ROWS if layout in ("rows", "gathered") else BY_COLUMNS)[op],
-        "LOG_N": log_of_count if op == "logmeanexp" else zero,
-    }
-    return _made(kernel, f"{op}_{layout}", names, dtype, types.intp, types.intp, types.intp)
-
-
-def compiled_step(op, step, dtype):
-    """The machine code of one step of an operation on a huge row."""
-    function = STEPS[op][step]
-    work = types.Array(types.float64, 2, "C")
-    return _made(function, function.__name__, {}, dtype, work, types.intp, types.intp, types.intp)
+    """The machine code of an operation on float32 or float64 that lies in memory in a certain way, or is "shared"."""
+    number = types.float32 if dtype == np.float32 else types.float64
+    arrays = types.Array(number, 3, "A", readonly=True), types.Array(number, 3, "A")
+    claims = types.Array(types.intp, 1, "C")
+    names = {"LOG_N": log_of_count if op == "logmeanexp" else zero}
+    if layout == "shared":
+        function, signature = shared_kernel, (*arrays, types.Array(types.float64, 2, "C"), claims)
+        names["WORK"] = SHARED[op]
+    else:
+        function, signature = kernel, (*arrays, claims, types.intp, types.intp, types.intp)
+        names["LAYOUT"] = LAYOUTS[layout]
+        names["WORK"] = (BY_COLUMNS if layout in ("turned", "columns") else BY_ROWS)[op]
+    try:
+        return _compile(function, f"{op}_{layout}", names, signature, cache=True)
+    except Exception:  # no directory for it is RuntimeError, a full disk OSError, a damaged file nearly anything
+        return _compile(function, f"{op}_{layout}", names, signature, cache=False)

@@ -389,3 +389,24 @@ def scatter_square(p, pitch, k, rows, j, count, tile, index, tile_pitch):
         inside = p.builder.icmp_signed("<", (k + i).llvm, rows.llvm)
         some = count.new(count.kind, p.builder.select(inside, count.llvm, count.like(0).llvm))
         store_first(p, (k + i) * pitch + j, some, row)
+
+
+# ---- what threads share ----
+
+
+def _place_in(array, index):
+    data = array.context.make_array(array.kind)(array.context, array.builder, array.llvm).data
+    return array.builder.gep(data, [index.llvm])
+
+
+@staged(lambda *_: types.intp)
+def added(counters, index, steps):
+    """counters[index], to which `steps` is added, whoever else does the same."""
+    place = _place_in(counters, index)
+    return steps.new(types.intp, steps.builder.atomic_rmw("add", place, steps.llvm, "seq_cst"))
+
+
+@staged(lambda *_: types.intp)
+def seen(counters, index):
+    """counters[index] as it is now, and all that was written before it became that."""
+    return index.new(types.intp, index.builder.load_atomic(_place_in(counters, index), "seq_cst", 8))
