@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from fastsoftmax._backends._numba_lanes import _first, fma, horner, staged, where
+from fastsoftmax._backends._numba_lanes import fma, horner, staged, where
 
 SQRT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
 
@@ -25,26 +25,23 @@ def exp_parts(t, magic):
 
 def shift_of(m):
     """(c, N) for the maximum m: terms are e^(x - c) 2^-N, where either c = 0 or x - c is exact."""
-    magic, edge = m.like(m.format.magic), m.like(m.format.shift_from)
-    bits = m.dtype.bitwidth
-    magnitude = m.call(f"llvm.fabs.f{bits}", m.dtype, m.llvm)
-    near = m.call(f"llvm.minnum.f{bits}", m.dtype, magnitude.llvm, edge.llvm)  # the product must not overflow; LLVM
-    near = m.call(f"llvm.copysign.f{bits}", m.dtype, near.llvm, m.llvm)  # would take it out of a mere selection
-    n = fma(near, m.format.k.LOG2E, magic) - magic
+    magic, edge = m.like(m.format.magic), m.format.shift_from
+    magnitude = m.math("fabs")
+    near = magnitude.math("minnum", edge).math("copysign", m)  # the product must not overflow; LLVM would take it out
+    n = fma(near, m.format.k.LOG2E, magic) - magic  # of a mere selection
     return where(magnitude, ">=", edge, m, 0.0), where(magnitude, ">=", edge, 0.0, n)
 
 
 def base_of(c, n):
     """What term() needs of them. The lowest exponent is a quarter up, so that no rounding mode makes it less."""
-    floor = where(c, ">", 0.0, 0.0, -np.inf)  # below, x - c could overflow; the term is 0 either way
     lowest = (n - n.format.bias + 0.25) * n.format.k.LN2
-    return c, n.format.magic + (n.format.bias - n), lowest, floor
+    floor = where(c, ">", 0.0, 0.0, -np.inf)  # below, x - c could overflow; the term is 0 either way
+    return n.format.magic + (n.format.bias - n), lowest, c, floor
 
 
-def term(x, base):
-    """e^(x - c) 2^(BOOST - N), +0 far below the maximum, NaN for NaN."""
-    c, magic, lowest, floor = base
-    t = where(x, "<", floor, floor, x) - c
+def term(x, magic, lowest, c=None, floor=None):
+    """e^(x - c) 2^(BOOST - N), +0 far below the maximum, NaN for NaN. No c is a c of 0: a tenth faster."""
+    t = x if c is None else where(x, "<", floor, floor, x) - c
     s, scale = exp_parts(where(t, "<", lowest, lowest, t), magic)
     return fma(s, scale, scale)
 
@@ -75,17 +72,19 @@ def log_reduced(k, f, low):
 def log_pair(a, low):
     """log(a + low) in double, for a >= 1; where a = 1 as accurate as low is."""
     bits = a.bits()
-    k = (bits - a.like(SQRT_HALF).bits()) >> 52
-    z = (bits - (k << 52)).bits(types.float64)
-    down = ((1023 - k) << 52).bits(types.float64)
+    k = (bits - a.like(SQRT_HALF).bits()) >> 52  # >= 0, since a >= 1
+    z = (bits - (k << 52)).bits(a.kind)
+    down = ((1023 - k) << 52).bits(a.kind)
     f, f_low = z - 1.0, low * down
     total = f + f_low
-    return log_reduced(k.cast(types.float64), total, ((f - total) + f_low) / (1.0 + total))
+    return log_reduced(
+        (k + a.like(2.0**52).bits()).bits(a.kind) - 2.0**52, total, ((f - total) + f_low) / (1.0 + total)
+    )
 
 
 def maximum_parts(t, n):
     """The term of the maximum in double with its low part and float64's boost; t = m - c."""
-    s, scale = exp_parts(t, base_of(t, n)[1])
+    s, scale = exp_parts(t, base_of(t, n)[0])
     high = 1.0 + s
     return high * scale, (s - (high - 1.0)) * scale
 
@@ -99,6 +98,6 @@ def log_of_sum(count, total, total_low, high, low):
     return log_pair(a, a_low + r_low)
 
 
-@staged(_first)
+@staged(lambda n: types.float64)
 def log_of_count(n):
     return log_pair(n.cast(types.float64), n.cast(types.float64).like(0.0))

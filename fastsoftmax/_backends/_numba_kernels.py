@@ -1,7 +1,7 @@
 # What is jitted or staged is not Python to a type checker: Numba types it, from the arguments.
 # mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: check-untyped-defs=False
-"""The kernels that are compiled: rows of an array one after another, a huge row in steps; and their compilation."""
+"""The kernels that are compiled: rows of an array, some at a time; a huge row in steps; and their compilation."""
 
 from __future__ import annotations
 
@@ -14,126 +14,54 @@ import numpy as np
 from numba import njit, types
 
 from fastsoftmax._backends import coefficients
-from fastsoftmax._backends._numba_lanes import advanced, jit, narrow, pointer_to
+from fastsoftmax._backends._numba_columns import log_softmax_strip, log_sum_exp_strip, softmax_strip
+from fastsoftmax._backends._numba_elements import logcumsumexp_rows, sigmoid_rows, softplus_rows
+from fastsoftmax._backends._numba_functions import log_of_count
+from fastsoftmax._backends._numba_lanes import (
+    SQUARE,
+    WIDTH,
+    added,
+    advanced,
+    gather_square,
+    jit,
+    load_part_or_zero,
+    pitch_of,
+    pointer_to,
+    scatter_square,
+    stack,
+    store_part,
+)
 from fastsoftmax._backends._numba_rows import (
+    log_softmax_rows,
+    log_sum_exp_rows,
+    softmax_rows,
+)
+from fastsoftmax._backends._numba_shared import STEPS, shared_log_softmax, shared_log_sum_exp, shared_softmax
+from fastsoftmax._backends._numba_sums import (
     BLOCK,
-    add_block,
-    block_sum,
-    fill_nan,
-    finished,
-    is_finite,
-    largest,
-    log_of_row,
-    log_softmax_row,
-    log_sum_exp,
-    log_sum_exp_row,
-    logcumsumexp_row,
-    lowered,
-    map_lanes,
-    mean_of,
-    reciprocal,
-    row_base,
-    scale,
-    sigmoid_row,
-    softmax_row,
-    softplus_row,
-    sum_of,
-    visit_masked,
-    visit_stored,
+    ROOM,
+    clear,
+    narrow_ledger,
+    wide_ledger,
 )
 
-TILE = 16  # rows gathered at once where rows do not lie in a piece
+SHORT = (
+    40  # rows up to this length are turned into columns: at 10 twice as fast, at 24 by a fifth, at 64 slower by that
+)
+TURNED = 64  # so many at once; 32 are 5 % slower
+short_tile = stack(SHORT * TURNED)
 
 
-# ---- kernels: units `start` up to `stop`, a row where rows lie in one piece (direct), else a tile of rows ----
-
-
-@jit
-def new_tile(x, direct):
-    """Room for TILE rows, whose distance is no multiple of 4 KiB: they would all fall into one set of the cache."""
-    if direct:
-        return np.empty((1, 1), x.dtype)
-    return np.empty((min(TILE, x.shape[2]), (x.shape[1] + 15) // 16 * 16 + 16), x.dtype)
+# ---- kernels: units `start` up to `stop`, each of up to `together` rows with one outer index ----
+# A reduction's y has one element where x has n.
 
 
 @jit
-def place_of(unit, inner, direct):
+def place_of(unit, inner, together):
     """(outer, first of inner, how many) of a unit's rows."""
-    if direct:
-        return unit // inner, unit % inner, 1
-    tiles = (inner + TILE - 1) // TILE
-    first = unit % tiles * TILE
-    return unit // tiles, first, min(TILE, inner - first)
-
-
-@jit
-def gather(x, o, first, width, tile):
-    for j in range(x.shape[1]):
-        for k in range(width):
-            tile[k, j] = x[o, j, first + k]
-
-
-@jit
-def map_rows(row, x, y, start, stop, direct):
-    tile = new_tile(x, direct)
-    for unit in range(start, stop):
-        o, first, width = place_of(unit, x.shape[2], direct)
-        p, q = pointer_to(x, o, first), pointer_to(y, o, first)
-        if not direct:
-            gather(x, o, first, width, tile)
-            p = q = pointer_to(tile, 0, 0)
-        for k in range(width):
-            row(advanced(p, k * tile.shape[1]), advanced(q, k * tile.shape[1]), x.shape[1])
-        if not direct:
-            for j in range(x.shape[1]):
-                for k in range(width):
-                    y[o, j, first + k] = tile[k, j]
-
-
-@jit
-def reduce_rows(result, x, y, start, stop, direct):
-    tile = new_tile(x, direct)
-    for unit in range(start, stop):
-        o, first, width = place_of(unit, x.shape[2], direct)
-        p = pointer_to(x, o, first)
-        if not direct:
-            gather(x, o, first, width, tile)
-            p = pointer_to(tile, 0, 0)
-        for k in range(width):
-            m, log_sum = log_sum_exp_row(advanced(p, k * tile.shape[1]), x.shape[1])
-            y[o, first + k] = result(m, log_sum, x.shape[1])
-
-
-def softmax(x, y, start, stop, direct):
-    map_rows(softmax_row, x, y, start, stop, direct)
-
-
-def log_softmax(x, y, start, stop, direct):
-    map_rows(log_softmax_row, x, y, start, stop, direct)
-
-
-def logcumsumexp(x, y, start, stop, direct):
-    map_rows(logcumsumexp_row, x, y, start, stop, direct)
-
-
-def sigmoid(x, y, start, stop, direct):
-    map_rows(sigmoid_row, x, y, start, stop, direct)
-
-
-def softplus(x, y, start, stop, direct):
-    map_rows(softplus_row, x, y, start, stop, direct)
-
-
-def logsumexp(x, y, start, stop, direct):
-    reduce_rows(sum_of, x, y, start, stop, direct)
-
-
-def logmeanexp(x, y, start, stop, direct):
-    reduce_rows(mean_of, x, y, start, stop, direct)
-
-
-# ---- one huge row in three steps, each over blocks `start` up to `stop` ----
-# work holds four numbers a block: the maximum, the sum (high and low) and the count.
+    units = (inner + together - 1) // together
+    first = unit % units * together
+    return unit // units, first, min(together, inner - first)
 
 
 @jit
@@ -142,97 +70,181 @@ def row_pointer(x, row):
 
 
 @jit
-def span(start, stop, n):
-    """From which to which element."""
-    return start * BLOCK, min(stop * BLOCK, n)
+def in_rows(some_rows, x, y, start, stop, together, log_n):
+    """Rows whose elements are next to each other."""
+    p = pointer_to(x, 0, 0)
+    narrow, wide = narrow_ledger(p), wide_ledger(p)
+    clear(narrow, wide)
+    for unit in range(start, stop):
+        o, first, rows = place_of(unit, x.shape[2], together)
+        p, q = pointer_to(x, o, first), pointer_to(y, o, first)
+        some_rows(p, pitch_of(x, 2), q, pitch_of(y, 2), rows, x.shape[1], narrow, wide, log_n)
 
 
 @jit
-def maximum_of(x, work):
-    """The row's maximum, in x's type."""
-    m = -np.inf
-    for b in range(work.shape[1]):
-        m = max(m, work[0, b])
-    return narrow(m, x)
-
-
-@jit
-def total_of(work):
-    total, total_low, count = 0.0, 0.0, 0.0
-    for b in range(work.shape[1]):
-        total, total_low = add_block(total, total_low, work[1, b], work[2, b])
-        count += work[3, b]
-    return total, total_low, count
-
-
-@jit
-def sum_blocks(visit, x, y, n, work, start, stop):
-    m = maximum_of(x, work)
-    if is_finite(m):
-        for b in range(start, stop):
-            begin, end = span(b, b + 1, n)
-            work[1, b], work[2, b], work[3, b] = block_sum(visit, x, y, begin, end, row_base(m, x))
-
-
-def block_maxima(x, y, work, row, start, stop):
-    for b in range(start, stop):
-        work[0, b] = largest(row_pointer(x, row), *span(b, b + 1, x.shape[1]))
-
-
-def block_terms(x, y, work, row, start, stop):
-    p, q = row_pointer(x, row), row_pointer(y, row)
-    sum_blocks(visit_stored, p, q, x.shape[1], work, start, stop)
-
-
-def block_sums(x, y, work, row, start, stop):
-    p = row_pointer(x, row)
-    sum_blocks(visit_masked, p, p, x.shape[1], work, start, stop)
-
-
-def block_scale(x, y, work, row, start, stop):
-    p = row_pointer(y, row)
-    begin, end = span(start, stop, x.shape[1])
-    m = maximum_of(p, work)
-    s, s_low, _ = total_of(work)
-    if is_finite(m) and s == s:
-        scale(p, begin, end, reciprocal(m, s, s_low, p))
+def gather(x, o, first, rows, tile):
+    """Rows whose elements are apart, into those of a tile: by squares where they lie side by side."""
+    n, p, q = x.shape[1], pointer_to(x, o, first), pointer_to(tile, 0, 0)
+    if x.strides[2] == x.itemsize:
+        for j in range(0, rows, SQUARE):
+            for i in range(0, n, SQUARE):
+                place = j * tile.shape[2] + i
+                gather_square(p, pitch_of(x, 1), i, n - 1, j, min(SQUARE, rows - j), q, place, tile.shape[2])
     else:
-        fill_nan(p, begin, end)
-
-
-def block_lower(x, y, work, row, start, stop):
-    p, q = row_pointer(x, row), row_pointer(y, row)
-    begin, end = span(start, stop, x.shape[1])
-    m = maximum_of(p, work)
-    s, s_low, count = total_of(work)
-    if is_finite(m) and s == s:
-        map_lanes(lowered, p, q, begin, end, log_sum_exp(m, log_of_row(m, s, s_low, count), q))
-    else:
-        fill_nan(q, begin, end)
+        for i in range(n):
+            for k in range(rows):
+                tile[0, k, i] = x[o, i, first + k]
 
 
 @jit
-def finish_blocks(result, x, y, work, row):
-    p = row_pointer(x, row)
-    s, s_low, count = total_of(work)
-    m, log_sum = finished(p, x.shape[1], maximum_of(p, work), s, s_low, count)
-    y[row // x.shape[2], row % x.shape[2]] = result(m, log_sum, x.shape[1])
+def scatter(y, o, first, rows, tile):
+    """The other way."""
+    n, p, q = y.shape[1], pointer_to(y, o, first), pointer_to(tile, 0, 0)
+    if y.strides[2] == y.itemsize:
+        for j in range(0, rows, SQUARE):
+            for i in range(0, n, SQUARE):
+                place = j * tile.shape[2] + i
+                scatter_square(p, pitch_of(y, 1), i, n, j, min(SQUARE, rows - j), q, place, tile.shape[2])
+    else:
+        for i in range(n):
+            for k in range(rows):
+                y[o, i, first + k] = tile[0, k, i]
 
 
-def block_logsumexp(x, y, work, row, start, stop):
-    finish_blocks(sum_of, x, y, work, row)
+@jit
+def in_gathered_rows(some_rows, x, y, start, stop, together, log_n):
+    """Rows whose elements are apart: through a tile, whose rows' distance is no multiple of 4 KiB, for then they would
+    all fall into one set of the cache."""
+    room = (together + SQUARE - 1) // SQUARE * SQUARE
+    tile = np.empty((1, room, (x.shape[1] + 15) // 16 * 16 + 16), x.dtype)
+    p = pointer_to(x, 0, 0)
+    narrow, wide = narrow_ledger(p), wide_ledger(p)
+    clear(narrow, wide)
+    for unit in range(start, stop):
+        o, first, rows = place_of(unit, x.shape[2], together)
+        gather(x, o, first, rows, tile)
+        p = pointer_to(tile, 0, 0)
+        some_rows(p, tile.shape[2], p, tile.shape[2], rows, x.shape[1], narrow, wide, log_n)
+        scatter(y, o, first, rows, tile)
 
 
-def block_logmeanexp(x, y, work, row, start, stop):
-    finish_blocks(mean_of, x, y, work, row)
+@jit
+def in_turned_rows(strip, x, y, start, stop, together, log_n):
+    """Short rows: turned into the columns of a tile."""
+    p = pointer_to(x, 0, 0)
+    tile, narrow, wide = short_tile(p), narrow_ledger(p), wide_ledger(p)
+    for unit in range(start, stop):
+        o, first, rows = place_of(unit, x.shape[2], together)
+        p, q = pointer_to(x, o, first), pointer_to(y, o, first)
+        width = (rows + WIDTH - 1) // WIDTH * WIDTH
+        for k in range(0, width, SQUARE):
+            for j in range(0, x.shape[1], SQUARE):
+                gather_square(
+                    p, pitch_of(x, 2), k, rows - 1, j, min(SQUARE, x.shape[1] - j), tile, j * TURNED + k, TURNED
+                )
+        strip(tile, TURNED, tile, TURNED, width, x.shape[1], narrow, wide, log_n)
+        for k in range(0, rows, SQUARE):
+            for j in range(0, y.shape[1], SQUARE):
+                scatter_square(q, pitch_of(y, 2), k, rows, j, min(SQUARE, y.shape[1] - j), tile, j * TURNED + k, TURNED)
 
 
-KERNELS = {f.__name__: f for f in (softmax, log_softmax, logcumsumexp, sigmoid, softplus, logsumexp, logmeanexp)}
-STEPS = {
-    "softmax": (block_maxima, block_terms, block_scale),
-    "log_softmax": (block_maxima, block_sums, block_lower),
-    "logsumexp": (block_maxima, block_sums, block_logsumexp),
-    "logmeanexp": (block_maxima, block_sums, block_logmeanexp),
+@jit
+def copy_lines(x, x_pitch, there, y, y_pitch, here, lines):
+    """Lines of up to sixteen elements; those that x has not are 0."""
+    for i in range(lines):
+        store_part(y, i * y_pitch, here, load_part_or_zero(x, i * x_pitch, there))
+
+
+@jit
+def in_columns(strip, x, y, start, stop, together, log_n):
+    """Rows that lie side by side: in place, sixteen and sixteen of them, and what is left through a tile."""
+    n = x.shape[1]
+    tile = np.empty((1, n if x.shape[2] % WIDTH else 0, WIDTH), x.dtype)
+    p = pointer_to(x, 0, 0)
+    narrow, wide = narrow_ledger(p), wide_ledger(p)
+    for unit in range(start, stop):
+        o, first, left = place_of(unit, x.shape[2], together)
+        while left > 0:
+            p, p_pitch, q, q_pitch = pointer_to(x, o, first), pitch_of(x, 1), pointer_to(y, o, first), pitch_of(y, 1)
+            whole = left // WIDTH * WIDTH
+            if not whole:
+                copy_lines(p, p_pitch, left, pointer_to(tile, 0, 0), WIDTH, WIDTH, n)
+                p = q = pointer_to(tile, 0, 0)
+                p_pitch = q_pitch = WIDTH
+            strip(p, p_pitch, q, q_pitch, max(whole, WIDTH), n, narrow, wide, log_n)
+            if not whole:
+                copy_lines(p, WIDTH, WIDTH, pointer_to(y, o, first), pitch_of(y, 1), left, y.shape[1])
+            first, left = first + whole, left - max(whole, WIDTH)
+
+
+@jit
+def in_pieces(some_rows, x, y, start, stop, together, log_n):
+    """Rows of which each element stands for itself, in blocks."""
+    n, blocks = x.shape[1], (x.shape[1] + BLOCK - 1) // BLOCK
+    p = pointer_to(x, 0, 0)
+    narrow, wide = narrow_ledger(p), wide_ledger(p)
+    for unit in range(start, stop):
+        row, begin = unit // blocks, unit % blocks * BLOCK
+        p, q = advanced(row_pointer(x, row), begin), advanced(row_pointer(y, row), begin)
+        some_rows(p, 0, q, 0, 1, min(BLOCK, n - begin), narrow, wide, log_n)
+
+
+@jit
+def zero(n):
+    return 0.0
+
+
+def kernel(x, y, claims, share, units, together):
+    """Claims `share` units after `share` units, until there are no more."""
+    start = added(claims, 0, share)
+    while start < units:
+        LAYOUT(WORK, x, y, start, min(start + share, units), together, LOG_N(x.shape[1]))
+        start = added(claims, 0, share)
+
+
+def shared_kernel(x, y, work, claims):
+    """Whether all is done; if not, ask again."""
+    p = pointer_to(x, 0, 0)
+    narrow, wide = narrow_ledger(p), wide_ledger(p)
+    n, log_n = x.shape[1], LOG_N(x.shape[1])
+    for row in range(x.shape[0] * x.shape[2]):
+        p, q = row_pointer(x, row), row_pointer(y, row)
+        if not WORK(p, q, n, work, claims, 2 * STEPS * row, narrow, wide, log_n):
+            return False
+    return True
+
+
+LAYOUT, WORK, LOG_N = in_rows, softmax_rows, zero  # `compiled` puts others in their places
+LAYOUTS = {
+    "rows": in_rows,
+    "gathered": in_gathered_rows,
+    "turned": in_turned_rows,
+    "columns": in_columns,
+    "pieces": in_pieces,
+}
+TOGETHER = {"rows": WIDTH, "gathered": WIDTH, "turned": TURNED, "columns": ROOM, "pieces": 1}  # rows at most
+BY_ROWS = {
+    "softmax": softmax_rows,
+    "log_softmax": log_softmax_rows,
+    "logsumexp": log_sum_exp_rows,
+    "logmeanexp": log_sum_exp_rows,
+    "logcumsumexp": logcumsumexp_rows,
+    "sigmoid": sigmoid_rows,
+    "softplus": softplus_rows,
+}
+BY_COLUMNS = {
+    "softmax": softmax_strip,
+    "log_softmax": log_softmax_strip,
+    "logsumexp": log_sum_exp_strip,
+    "logmeanexp": log_sum_exp_strip,
+}
+
+
+SHARED = {
+    "softmax": shared_softmax,
+    "log_softmax": shared_log_softmax,
+    "logsumexp": shared_log_sum_exp,
+    "logmeanexp": shared_log_sum_exp,
 }
 
 
@@ -247,24 +259,29 @@ def _fingerprint():
     return f"{zlib.crc32(b''.join(path.read_bytes() for path in sources) + constants):08x}"
 
 
-def _compile(function, signature, cache):
-    named = FunctionType(function.__code__, function.__globals__)
-    named.__qualname__ = f"{function.__name__}_{_fingerprint()}"
+def _compile(function, name, names, signature, cache):
+    named = FunctionType(function.__code__, globals() | names)
+    named.__qualname__ = f"{name}_{_fingerprint()}"
     dispatcher = njit(nogil=True, error_model="numpy", cache=cache)(named)
     dispatcher.compile(signature)
     # The entry point unpacks its arguments itself: 0.4 µs a call; the dispatcher, finding out their types, takes 1.
     return dispatcher.overloads[signature].entry_point
 
 
-def compiled(function, dtype, reduction, step):
-    """The machine code of a kernel (or of a step) for arrays of float32 or float64 and of any strides."""
+def compiled(op, layout, dtype):
+    """The machine code of an operation on float32 or float64 that lies in memory in a certain way, or is "shared"."""
     number = types.float32 if dtype == np.float32 else types.float64
-    arrays = types.Array(number, 3, "A", readonly=True), types.Array(number, 2 if reduction else 3, "A")
-    if step:
-        signature = (*arrays, types.Array(types.float64, 2, "C"), types.intp, types.intp, types.intp)
+    arrays = types.Array(number, 3, "A", readonly=True), types.Array(number, 3, "A")
+    claims = types.Array(types.intp, 1, "C")
+    names = {"LOG_N": log_of_count if op == "logmeanexp" else zero}
+    if layout == "shared":
+        function, signature = shared_kernel, (*arrays, types.Array(types.float64, 2, "C"), claims)
+        names["WORK"] = SHARED[op]
     else:
-        signature = (*arrays, types.intp, types.intp, types.boolean)
+        function, signature = kernel, (*arrays, claims, types.intp, types.intp, types.intp)
+        names["LAYOUT"] = LAYOUTS[layout]
+        names["WORK"] = (BY_COLUMNS if layout in ("turned", "columns") else BY_ROWS)[op]
     try:
-        return _compile(function, signature, cache=True)
+        return _compile(function, f"{op}_{layout}", names, signature, cache=True)
     except Exception:  # no directory for it is RuntimeError, a full disk OSError, a damaged file nearly anything
-        return _compile(function, signature, cache=False)
+        return _compile(function, f"{op}_{layout}", names, signature, cache=False)

@@ -24,6 +24,7 @@ from numba.extending import intrinsic, models, register_model
 
 from fastsoftmax._backends import coefficients
 
+SQUARE = 8  # rows that are turned into columns at once, and elements of them
 WIDTH = 16  # lanes of a vector, which LLVM cuts into ymm, zmm or q; a group, whose two eights are added
 
 
@@ -91,12 +92,15 @@ class Value:
             llvm = ir.Constant(self.context.get_value_type(self.kind), [llvm] * self.kind.count)
         return self.new(self.kind, llvm)
 
-    def cast(self, kind):
+    def cast(self, dtype):
         """The number, or every lane, in another type."""
-        if isinstance(self.kind, Lanes):
-            kind = Lanes(kind, self.kind.count)
-            return self.new(kind, self.builder.fpext(self.llvm, self.context.get_value_type(kind)))
-        return self.new(kind, self.context.cast(self.builder, self.llvm, self.kind, kind))
+        if dtype == self.dtype:
+            return self
+        if not isinstance(self.kind, Lanes):
+            return self.new(dtype, self.context.cast(self.builder, self.llvm, self.kind, dtype))
+        kind = Lanes(dtype, self.kind.count)
+        convert = self.builder.fpext if dtype.bitwidth > self.dtype.bitwidth else self.builder.fptrunc
+        return self.new(kind, convert(self.llvm, self.context.get_value_type(kind)))
 
     def bits(self, kind=None):
         """The same bits as integers, or as `kind`."""
@@ -110,6 +114,13 @@ class Value:
         function_type = ir.FunctionType(result, [a.type for a in arguments])
         function = cgutils.get_or_insert_function(self.builder.module, function_type, name)
         return self.new(kind, self.builder.call(function, arguments))
+
+    def math(self, name, *others):
+        """One of LLVM's own functions, of this value and the others."""
+        suffix = f"f{self.dtype.bitwidth}"
+        suffix = f"v{self.kind.count}{suffix}" if isinstance(self.kind, Lanes) else suffix
+        arguments = [self.like(a).llvm for a in (self, *others)]
+        return self.call(f"llvm.{name}.{suffix}", self.kind, *arguments)
 
     def _operate(self, a, b, name):
         a, b = self.like(a).llvm, self.like(b).llvm
@@ -138,7 +149,7 @@ class Value:
         return self._operate(self, other, "shl")
 
     def __rshift__(self, other):
-        return self._operate(self, other, "ashr")
+        return self._operate(self, other, "lshr")
 
     def __neg__(self):
         return self.new(self.kind, self.builder.fneg(self.llvm))
@@ -179,10 +190,7 @@ def staged(result):
 
 def fma(a, b, c):
     """a * b + c, rounded once."""
-    a, b = c.like(a), c.like(b)
-    suffix = f"f{c.dtype.bitwidth}"
-    suffix = f"v{c.kind.count}{suffix}" if isinstance(c.kind, Lanes) else suffix
-    return c.call(f"llvm.fma.{suffix}", c.kind, a.llvm, b.llvm, c.llvm)
+    return c.like(a).math("fma", b, c)
 
 
 def horner(x, series):
@@ -202,6 +210,11 @@ def where(a, comparison, b, yes, no):
 def larger(a, b):
     """The larger; b if a is NaN."""
     return where(a, ">", b, a, b)
+
+
+def least(a, b):
+    """The smaller of two integers."""
+    return a.new(a.kind, a.builder.select(a.builder.icmp_signed("<", a.llvm, b.llvm), a.llvm, b.llvm))
 
 
 def spread(number, lanes):
@@ -229,29 +242,71 @@ def fold(v, combine, lanes=1):
     return v
 
 
-def _place(p, index, count):
-    """What a masked load or store of `count` lanes at p[index] takes: the vector's address, alignment and mask."""
-    address = p.builder.gep(p.llvm, [index.llvm])
-    address = p.builder.bitcast(address, p.context.get_value_type(Lanes(p.dtype)).as_pointer())
-    lanes = Lanes(types.int32)
-    mask = p.builder.icmp_signed(
-        "<",
-        ir.Constant(p.context.get_value_type(lanes), list(range(WIDTH))),
-        spread(count.cast(types.int32), lanes).llvm,
-    )
-    return address, ir.IntType(32)(p.dtype.bitwidth // 8), mask
+# ---- memory ----
 
 
-def load_first(p, index, count, rest=-np.inf):
-    """The first `count` lanes from p[index], `rest` in the others; reads no further. A constant 16 is a plain load."""
-    lanes = Lanes(p.dtype)
-    rest = p.new(lanes, None).like(rest).llvm
-    return p.call(f"llvm.masked.load.v{WIDTH}f{p.dtype.bitwidth}.p0", lanes, *_place(p, index, count), rest)
+def _vector_at(p, index, count):
+    """The address of `count` lanes at p[index]."""
+    vector = p.context.get_value_type(Lanes(p.dtype, count))
+    return p.builder.bitcast(p.builder.gep(p.llvm, [index.llvm]), vector.as_pointer())
+
+
+def load_lanes(p, index, count=WIDTH):
+    """Lanes from p[index]."""
+    numbers = p.builder.load(_vector_at(p, index, count), align=p.dtype.bitwidth // 8)
+    return p.new(Lanes(p.dtype, count), numbers)
+
+
+def load_number(p, index):
+    """The number p[index]."""
+    return p.new(p.dtype, p.builder.load(p.builder.gep(p.llvm, [index.llvm])))
+
+
+def store_lanes(p, index, v):
+    """Lanes to p[index]."""
+    p.builder.store(v.llvm, _vector_at(p, index, v.kind.count), align=p.dtype.bitwidth // 8)
+
+
+def load_first(p, index, count, rest, lanes=WIDTH):
+    """The first `count` lanes from p[index], `rest` in the others; reads no further."""
+    address, alignment = _vector_at(p, index, lanes), ir.IntType(32)(p.dtype.bitwidth // 8)
+    integers, kind = Lanes(types.int32, lanes), Lanes(p.dtype, lanes)
+    numbers = ir.Constant(p.context.get_value_type(integers), list(range(lanes)))
+    mask = p.builder.icmp_signed("<", numbers, spread(count.cast(types.int32), integers).llvm)
+    name = f"llvm.masked.load.v{lanes}f{p.dtype.bitwidth}.p0"
+    rest = p.new(kind, None).like(rest).llvm
+    return p.call(name, kind, address, alignment, mask, rest)
 
 
 def store_first(p, index, count, v):
-    """The first `count` lanes to p[index]."""
-    p.call(f"llvm.masked.store.v{WIDTH}f{p.dtype.bitwidth}.p0", types.void, v.llvm, *_place(p, index, count))
+    """The first `count` lanes to p[index], in pieces of 16, 8, 4, 2 and 1. A masked store takes 19 or more
+    micro-operations on Zen."""
+    lanes = v.kind.count
+    spilled = p.new(p.kind, cgutils.alloca_once(p.builder, v.llvm.type))
+    p.builder.store(v.llvm, spilled.llvm)
+    spilled.llvm = p.builder.bitcast(spilled.llvm, p.llvm.type)
+    done, piece = count.like(0), lanes
+    while piece:
+        has = count._operate(count, piece, "and_")
+        with p.builder.if_then(p.builder.icmp_signed("!=", has.llvm, has.like(0).llvm)):
+            store_lanes(p, index + done, load_lanes(spilled, done, piece))
+        done, piece = done + has, piece // 2
+
+
+def turned(rows):
+    """A square of lanes, its rows as columns: one bit of the rows' numbers and of the lanes' exchanged at a time."""
+    count = len(rows)
+    integers, bit = ir.VectorType(ir.IntType(32), count), 1
+    while bit < count:
+        stay = ir.Constant(integers, [i if not i & bit else count + i - bit for i in range(count)])
+        move = ir.Constant(integers, [i + bit if not i & bit else count + i for i in range(count)])
+        for i in range(count):
+            if not i & bit:
+                a, b = rows[i], rows[i + bit]
+                rows[i] = a.new(a.kind, a.builder.shuffle_vector(a.llvm, b.llvm, stay))
+                rows[i + bit] = a.new(a.kind, a.builder.shuffle_vector(a.llvm, b.llvm, move))
+        bit *= 2
+    return rows
 
 
 # Of the types of a function's arguments, the type of its result.
@@ -267,19 +322,35 @@ def _pair(kind, *_):
     return types.UniTuple(kind, 2)
 
 
-load = staged(_lanes)(lambda p, index, count: load_first(p, index, count))
-load_or_zero = staged(_lanes)(lambda p, index, count: load_first(p, index, count, 0.0))
-store = staged(lambda *_: types.void)(store_first)
+def stack(size, dtype=None):
+    """Room for so many numbers, of a type or of a pointer's, until the function returns that has it called."""
+
+    @staged(lambda pointer: types.CPointer(dtype or pointer.dtype))
+    def room(pointer):
+        kind = types.CPointer(dtype or pointer.dtype)
+        with pointer.builder.goto_entry_block():
+            place = pointer.builder.alloca(pointer.context.get_value_type(kind.dtype), ir.IntType(64)(size))
+            place.align = 64
+        return pointer.new(kind, place)
+
+    return room
+
+
+load = staged(_lanes)(lambda p, index: load_lanes(p, index))
+load_part = staged(_lanes)(lambda p, index, count: load_first(p, index, count, -np.inf))
+load_part_or_zero = staged(_lanes)(lambda p, index, count: load_first(p, index, count, 0.0))
+store = staged(lambda *_: types.void)(store_lanes)
+store_part = staged(lambda *_: types.void)(store_first)
 maximum = staged(_first)(larger)
 
 
 @intrinsic
 def pointer_to(typingctx, array, i, j):
-    """The address of array[i, 0, j] or array[i, j]."""
+    """The address of array[i, 0, j]."""
 
     def generate(context, builder, signature, arguments):
         struct = context.make_array(array)(context, builder, arguments[0])
-        indices = [arguments[1], ir.IntType(64)(0), arguments[2]] if array.ndim == 3 else list(arguments[1:])
+        indices = [arguments[1], ir.IntType(64)(0), arguments[2]]
         return cgutils.get_item_pointer(context, builder, array, struct, indices, wraparound=False)
 
     return types.CPointer(array.dtype)(array, types.intp, types.intp), generate
@@ -291,6 +362,51 @@ def advanced(p, steps):
 
 
 @staged(lambda number, pointer: pointer.dtype)
-def narrow(number, pointer):
+def rounded(number, pointer):
     """A double rounded to the type that the pointer points to."""
     return number.cast(pointer.dtype)
+
+
+@jit
+def pitch_of(array, axis):
+    """How far apart neighbours along an axis are, in elements."""
+    return array.strides[axis] // array.itemsize
+
+
+@staged(lambda *_: types.void)
+def gather_square(p, pitch, k, last, j, count, tile, index, tile_pitch):
+    """`count` elements from j on of rows k .. k + 7 into a tile's columns. Rows after the last are like it."""
+    rows = [load_first(p, least(k + i, last) * pitch + j, count, 0.0, SQUARE) for i in range(SQUARE)]
+    for i, line in enumerate(turned(rows)):
+        store_lanes(tile, index + tile_pitch * i, line)
+
+
+@staged(lambda *_: types.void)
+def scatter_square(p, pitch, k, rows, j, count, tile, index, tile_pitch):
+    """The other way; no row from number `rows` on is written."""
+    lines = [load_lanes(tile, index + tile_pitch * i, SQUARE) for i in range(SQUARE)]
+    for i, row in enumerate(turned(lines)):
+        inside = p.builder.icmp_signed("<", (k + i).llvm, rows.llvm)
+        some = count.new(count.kind, p.builder.select(inside, count.llvm, count.like(0).llvm))
+        store_first(p, (k + i) * pitch + j, some, row)
+
+
+# ---- what threads share ----
+
+
+def _place_in(array, index):
+    data = array.context.make_array(array.kind)(array.context, array.builder, array.llvm).data
+    return array.builder.gep(data, [index.llvm])
+
+
+@staged(lambda *_: types.intp)
+def added(counters, index, steps):
+    """counters[index], to which `steps` is added, whoever else does the same."""
+    place = _place_in(counters, index)
+    return steps.new(types.intp, steps.builder.atomic_rmw("add", place, steps.llvm, "seq_cst"))
+
+
+@staged(lambda *_: types.intp)
+def seen(counters, index):
+    """counters[index] as it is now, and all that was written before it became that."""
+    return index.new(types.intp, index.builder.load_atomic(_place_in(counters, index), "seq_cst", 8))

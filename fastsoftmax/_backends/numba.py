@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,9 @@ from fastsoftmax._backends import ELEMENT_MAPS, ROW_REDUCTIONS, Array
 if TYPE_CHECKING:
     from types import ModuleType
 
-GRAIN = 1 << 15  # elements that are worth a hand to another thread: some 10 to 60 µs of work
+PAUSE = 50e-6  # seconds
+GRAIN = 1 << 19  # bytes that are worth a thread: 50 to 100 µs of work, what it takes to wake one
+STEP = {"rows": 1, "gathered": 8, "turned": 16, "columns": 16, "pieces": 1}  # rows that are worked on at once
 
 
 def available() -> tuple[str, ...]:
@@ -45,62 +48,58 @@ class NumbaBackend:
     def __init__(self, name: str, kernels: ModuleType) -> None:
         self.name = name
         self._kernels = kernels
-        self._code: dict[tuple[str, int, str], Callable[..., None]] = {}
+        self._code: dict[tuple[str, str, str], Callable[..., bool | None]] = {}
 
     def run(self, op: str, x: Array, y: Array, outer: int, n: int, inner: int, threads: int) -> None:
         if op in ELEMENT_MAPS and x.flags.c_contiguous and y.flags.c_contiguous:
             outer, n, inner = 1, outer * n * inner, 1
         x = _shaped(x, (outer, n, inner))
-        y = _shaped(y, (outer, inner) if op in ROW_REDUCTIONS else (outer, n, inner))
-        direct = n == 1 or (x.strides[1] == x.itemsize and (op in ROW_REDUCTIONS or y.strides[1] == y.itemsize))
-        units = outer * (inner if direct else -(-inner // self._kernels.TILE))
-        shares = min(4 * threads, x.size // GRAIN) if threads > 1 else 1
-        if shares > 1 and direct and units < 2 * threads and op in ELEMENT_MAPS + tuple(self._kernels.STEPS):
-            self._split_rows(op, x, y, units, shares, threads)
+        y = _shaped(y, (outer, 1 if op in ROW_REDUCTIONS else n, inner))
+        if inner == 1:  # rows with one outer index are worked on together
+            x, y, outer, inner = x.T, y.T, 1, outer
+        layout, together = self._layout(op, x, y)
+        helpers = min(threads, x.nbytes // (GRAIN >> 3 if op == "logcumsumexp" else GRAIN)) - 1
+        if helpers > 0:  # two pieces a thread at least, if need be of fewer rows
+            together = min(together, -(-outer * inner // (2 * threads * STEP[layout])) * STEP[layout])
+        rows, blocks = outer * inner, -(-n // self._kernels.BLOCK)
+        if helpers > 0 and layout == "rows" and rows < threads and op in self._kernels.SHARED:
+            kernel, work = self._compiled(op, "shared", x.dtype), np.empty((4, blocks))
+            claims = np.zeros(2 * self._kernels.STEPS * rows, np.intp)
+            _together(lambda: _insist(kernel, x, y, work, claims), helpers)
             return
-        kernel = self._compiled(op, x.dtype)
-        if shares <= 1 or units == 1:
-            kernel(x, y, 0, units, direct)
+        units = rows * blocks if layout == "pieces" else outer * -(-inner // together)
+        kernel, claims = self._compiled(op, layout, x.dtype), np.zeros(1, np.intp)
+        if helpers <= 0 or units == 1:
+            kernel(x, y, claims, units, units, together)
         else:
-            _share(lambda start, stop: kernel(x, y, start, stop, direct), units, shares, threads)
+            share = -(-units // (4 * threads))
+            _together(lambda: kernel(x, y, claims, share, units, together), helpers)
 
-    def _split_rows(self, op: str, x: Array, y: Array, rows: int, shares: int, threads: int) -> None:
-        """A few long rows, one after another, each split by blocks whose sums are added in order, whoever made them."""
-        n, block = x.shape[1], self._kernels.BLOCK
-        blocks = -(-n // block)
-        if op in ELEMENT_MAPS:
-            kernel = self._compiled(op, x.dtype)
+    def _layout(self, op: str, x: Array, y: Array) -> tuple[str, int]:
+        """How the rows lie in memory, and how many to work on together."""
+        n, kernels = x.shape[1], self._kernels
+        by_columns = op in kernels.BY_COLUMNS
+        if n == 1 or (x.strides[1] == x.itemsize and (op in ROW_REDUCTIONS or y.strides[1] == y.itemsize)):
+            layout = "pieces" if op in ELEMENT_MAPS else "turned" if by_columns and n <= kernels.SHORT else "rows"
+        elif by_columns and x.strides[2] == y.strides[2] == x.itemsize and x.shape[2] >= kernels.WIDTH:
+            layout = "columns"
+        else:
+            layout = "gathered"
+        most = max(1, 4096 // n) if layout == "rows" else x.shape[2]  # so few that they stay in the cache
+        return layout, min(kernels.TOGETHER[layout], most)
 
-            def piece(start: int, stop: int) -> None:
-                span = slice(start * block, stop * block)
-                kernel(x[:, span], y[:, span], 0, rows, True)
-
-            _share(piece, blocks, shares, threads)
-            return
-        work = np.empty((4, blocks))
-        steps = [self._compiled(op, x.dtype, step) for step in range(len(self._kernels.STEPS[op]))]
-        for row in range(rows):
-            for step in steps:
-                _share(_bound(step, x, y, work, row), blocks, shares, threads)
-
-    def _compiled(self, op: str, dtype: np.dtype[Any], step: int = -1) -> Callable[..., None]:
-        """The machine code of an operation, or of one step of it."""
-        key = op, step, dtype.char
+    def _compiled(self, op: str, layout: str, dtype: np.dtype[Any]) -> Callable[..., bool | None]:
+        """The machine code of an operation for a layout."""
+        key = op, layout, dtype.char
         if key not in self._code:
             with _state.compiling:
                 if key not in self._code:
-                    kernels = self._kernels
-                    function = kernels.KERNELS[op] if step < 0 else kernels.STEPS[op][step]
-                    self._code[key] = kernels.compiled(function, dtype, op in ROW_REDUCTIONS, step >= 0)
+                    self._code[key] = self._kernels.compiled(op, layout, dtype)
         return self._code[key]
 
 
 def _shaped(a: Array, shape: tuple[int, ...]) -> Array:
     return a if a.shape == shape else a.reshape(shape)
-
-
-def _bound(step: Callable[..., None], x: Array, y: Array, work: Array, row: int) -> Callable[[int, int], None]:
-    return lambda start, stop: step(x, y, work, row, start, stop)
 
 
 # ---- threads ----
@@ -114,9 +113,9 @@ class _State:
         self.starting = threading.Lock()
         self.pool: ThreadPoolExecutor | None = None
 
-    def submit(self, work: Callable[[], None], helpers: int) -> list[Future[None]]:
+    def submit(self, work: Callable[[], object], helpers: int) -> list[Future[object]]:
         """Ask for helpers; none at all is fine (the interpreter is going down, or the system has no threads left)."""
-        asked: list[Future[None]] = []
+        asked: list[Future[object]] = []
         try:
             with self.starting:
                 if self.pool is None:
@@ -133,28 +132,25 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_state.__init__)  # type: ignore[misc]
 
 
-def _share(task: Callable[[int, int], None], count: int, shares: int, threads: int) -> None:
-    """task(start, stop) over all of range(count) in about `shares` pieces.
+def _together(task: Callable[[], object], helpers: int) -> None:
+    """task() here and, if they come in time, in the helpers. It claims what there is to do piece by piece.
 
-    Pieces are claimed, not assigned, and a helper that has claimed none by the end is not waited for: a busy processor,
-    or an executor busy with other callers, costs nothing.
+    Pieces are claimed, not assigned, and a helper that has not begun by the end is not waited for: a busy processor, or
+    an executor busy with other callers, costs nothing. They are claimed in machine code. Lost: claims in Python, each
+    of which takes the GIL, and a launch for each step of a huge row: 290 µs instead of 200 to 240 (512 x 1000,
+    float32, two threads), 950 instead of 410 to 630 (a row of 2^20).
     """
-    size = -(-count // min(shares, count))
-    starts, claiming = iter(range(0, count, size)), threading.Lock()
-
-    def work() -> None:
-        while True:
-            with claiming:
-                start = next(starts, None)
-            if start is None:
-                return
-            task(start, min(start + size, count))
-
-    helpers = _state.submit(work, min(threads, -(-count // size)) - 1)
+    asked = _state.submit(task, helpers)
     try:
-        work()
+        task()
     finally:  # also on MemoryError: nobody may write to the caller's arrays after this returns
-        running = [helper for helper in helpers if not helper.cancel()]
+        running = [helper for helper in asked if not helper.cancel()]
         wait(running)
     for helper in running:
         helper.result()
+
+
+def _insist(kernel: Callable[..., bool | None], *arguments: Array) -> None:
+    """Until all is done: others may have begun what they have no processor to finish on."""
+    while not kernel(*arguments):
+        time.sleep(PAUSE)
