@@ -108,15 +108,13 @@ def _cgroups() -> Iterator[tuple[Path, tuple[str, ...]]]:
     except OSError:
         lines = []
     for line in (*lines, "0::/", "0:cpu:/"):  # in a container the roots may be its own, under another name
-        _, controllers, path = line.split(":", 2)
-        if controllers == "" or "cpu" in controllers.split(","):
-            mount, files = (
-                (CGROUP, ("cpu.max",))
-                if controllers == ""
-                else (CGROUP / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
-            )
-            for folder in (Path(path), *Path(path).parents):
-                yield mount / folder.relative_to("/"), files
+        controllers, _, path = line.partition(":")[2].partition(":")
+        own = Path(path.lstrip("/"))
+        for folder in (own, *own.parents):
+            if controllers == "":
+                yield CGROUP / folder, ("cpu.max",)
+            elif "cpu" in controllers.split(","):
+                yield CGROUP / "cpu" / folder, ("cpu.cfs_quota_us", "cpu.cfs_period_us")
 
 
 def _cgroup_quota() -> float:

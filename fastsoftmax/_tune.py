@@ -20,7 +20,8 @@ ROW = 512  # elements in a row, so that none is special: not short, not shared b
 LOW, HIGH = 1 << 10, 1 << 20  # sizes that are tried
 SECONDS, QUICK = 60.0, 4.0
 MARGIN = 1.1  # by how much two threads must beat one
-FLOOR = 40e-6  # seconds of work below which waking a thread in vain, as it is on a busy machine, costs a tenth or more
+#: Seconds of work below which a helper called in vain, as it is on a busy machine, costs a tenth or more.
+FLOOR = {"c_threads": 40e-6, "numba_threads": 250e-6}
 WORTH = 0.5 / 1000  # seconds that Numba must save a call: loading it takes half a second, which 1000 calls earn back
 ROUNDS = range(7, 200)  # of a comparison, if it takes longer or less than its share of the time
 COMPARISONS = 16  # that a search takes, about
@@ -44,6 +45,8 @@ class Stopwatch:
 
     def begin(self) -> None:
         """The next search."""
+        if self.left <= 0:
+            raise OutOfTimeError
         self.share, self.spent = self.left / self.searches, 0.0
         self.searches -= 1
 
@@ -82,7 +85,7 @@ def crossover(wins: Callable[[int], bool], low: int = LOW, high: int = HIGH) -> 
         if size > high:
             return None
     below = size // 2
-    while size > low and size - below > size // 4:
+    while size > low and size - below > size // 5:
         middle = (size + below) // 2
         if wins(middle):
             size = middle
@@ -150,7 +153,7 @@ def _search(
     key: Key, slow: _backends.Backend, fast: _backends.Backend, data: _backends.Array, watch: Stopwatch
 ) -> int | None:
     section, op, _ = key
-    by_threads = section != "numba"
+    floor = FLOOR.get(section)
 
     def calls(size: int) -> tuple[Callable[[], None], Callable[[], None]]:
         rows = max(1, size // ROW)
@@ -159,18 +162,18 @@ def _search(
         y = np.zeros(rows if op in _backends.ROW_REDUCTIONS else (rows, n), x.dtype)
         return (
             lambda: slow.run(op, x, y, rows, n, 1, 1),
-            lambda: fast.run(op, x, y, rows, n, 1, 2 if by_threads else 1),
+            lambda: fast.run(op, x, y, rows, n, 1, 2 if floor else 1),
         )
 
     def wins(size: int) -> bool:
         one, other = watch.pair(*calls(size))
-        if by_threads:  # medians: a second CPU that is now and then taken should count
-            return median(one) >= max(FLOOR, MARGIN * median(other))
+        if floor:  # medians: a second CPU that is now and then taken should count
+            return median(one) >= max(floor, MARGIN * median(other))
         return min(one) - min(other) >= WORTH
 
-    for call in calls(LOW):
-        call()  # Numba compiles
     watch.begin()
+    for call in calls(LOW):
+        call()  # Numba compiles, off the clock
     found = crossover(wins)
     watch.end()
     return found
