@@ -199,7 +199,7 @@ def _machine(names: tuple[str, ...], threads: int, busy: float) -> dict[str, Any
         "backends": list(names),
         "cpus busy with other work": round(busy, 2),
         "fastsoftmax": report["fastsoftmax"]["version"],
-        **report["python"],
+        **{"python" if name == "version" else name: version for name, version in report["python"].items()},
     }
 
 

@@ -88,6 +88,20 @@ def thread_count(request):
 
 
 @pytest.fixture
+def split_early(monkeypatch):
+    """Threads from sizes that tests can afford, for what the shipped table would give to one thread."""
+    from fastsoftmax import _dispatch
+
+    shipped = _dispatch.read(_dispatch.SHIPPED, "the shipped table")
+    early = {op: dict.fromkeys(_dispatch.DTYPES, 1 << 14) for op in shipped.table["c_threads"]}
+    table = _dispatch.Crossovers("a test", shipped.table | {"c_threads": early, "numba_threads": early})
+    monkeypatch.setattr(_dispatch, "crossovers", lambda: table)
+    _dispatch.choose.cache_clear()
+    yield
+    _dispatch.choose.cache_clear()
+
+
+@pytest.fixture
 def bfloat16():
     ml_dtypes = pytest.importorskip("ml_dtypes", reason="bfloat16 needs `pip install ml_dtypes`")
     return ml_dtypes.bfloat16

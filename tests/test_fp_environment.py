@@ -9,6 +9,8 @@ import reference as ref
 
 import fastsoftmax as fsm
 
+pytestmark = pytest.mark.usefixtures("split_early")
+
 X86 = platform.machine() == "x86_64"
 libm = ctypes.CDLL("libm.so.6")
 FLAGS = {"invalid": 0x01, "divide": 0x04, "overflow": 0x08} if X86 else {"invalid": 1, "divide": 2, "overflow": 4}

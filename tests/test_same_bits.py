@@ -8,6 +8,8 @@ from layouts import LAYOUTS, assert_same_bits
 
 import fastsoftmax as fsm
 
+pytestmark = pytest.mark.usefixtures("split_early")
+
 
 def positive_like(x):
     """Weights that depend on each element alone, so that they move with it."""

@@ -11,6 +11,8 @@ from layouts import assert_same_bits
 import fastsoftmax as fsm
 from fastsoftmax import _config
 
+pytestmark = pytest.mark.usefixtures("split_early")
+
 SHAPES = [(1, 10), (64, 10), (7, 1000), (3, 20_000), (1, 300_000), (2000, 33)]
 
 
@@ -97,7 +99,7 @@ def test_changing_the_thread_count_while_others_compute(backend):
 def test_the_first_call_raced_by_eight(run_ok, backend):
     run_ok(f"""
 import threading, numpy as np
-x = np.random.default_rng(0).normal(size=(200, 5000)).astype("f4")
+x = np.random.default_rng(0).normal(size=(400, 5000)).astype("f4")
 import fastsoftmax as f
 gate, results = threading.Barrier(8), [None] * 8
 def go(i):
@@ -153,7 +155,7 @@ def test_fork_after_use(python, backend, kind):
 import multiprocessing, os, sys, threading, warnings
 import numpy as np, fastsoftmax as f
 warnings.simplefilter("ignore", DeprecationWarning)  # Python's own about forks
-x = np.random.default_rng(0).normal(size=(4, 300_000)).astype("f4")
+x = np.random.default_rng(0).normal(size=(4, 600_000)).astype("f4")
 f.set_num_threads(2)
 def work():
     return f.softmax(x, backend={backend!r}).tobytes()[::997] + f.logsumexp(x, backend={backend!r}).tobytes()
