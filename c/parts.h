@@ -121,10 +121,10 @@ struct last_of_part {
     vec down, further;
 };
 
-static inline vec part_shifted(vec x, const struct last_of_part *l) { return shifted(x, &l->row); }
+static inline vec part_shifted(vec x, const struct last_of_part *l) { return shifted_special(x, &l->row); }
 static inline vec part_scaled(vec y, const struct last_of_part *l) { return scaled(y, &l->row); }
 static inline vec part_scaled_any(vec y, const struct last_of_part *l) {
-    return scaled_peak((y * l->down) * l->further, &l->row);
+    return scaled_special((y * l->down) * l->further, &l->row);
 }
 TEMPLATE void finish_with(vec (*f)(vec, const struct last_of_part *), bool stream, const struct last_of_part *l,
                           const T *x, T *y, size_t n) {
@@ -180,7 +180,7 @@ static void kernel_finish(fsm_op op, const struct fsm_part *p, const void *vx, v
     };
     const T *x = vx;
     T *y = vy;
-    bool plain = p->shift == 0 && p->down == 1 && p->peak < 0;
+    bool plain = p->shift == 0 && p->down == 1 && p->peak < 0 && !isnan(p->hi);
     if (op == FSM_LOG_SOFTMAX && again)
         finish_with(part_shifted, true, &l, x, y, n);
     else if (op == FSM_LOG_SOFTMAX)
