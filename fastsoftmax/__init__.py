@@ -14,7 +14,14 @@ from ._api import (
     softplus,
 )
 from ._calls import explain
-from ._config import backends, get_num_threads, set_num_threads, show_config, threads
+from ._config import (
+    backends,
+    get_num_threads,
+    register_with_threadpoolctl,
+    set_num_threads,
+    show_config,
+    threads,
+)
 
 __all__ = [
     "__version__",
@@ -26,6 +33,7 @@ __all__ = [
     "logcumsumexp",
     "logmeanexp",
     "logsumexp",
+    "register_with_threadpoolctl",
     "set_num_threads",
     "show_config",
     "sigmoid",

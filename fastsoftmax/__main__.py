@@ -1,8 +1,10 @@
-"""python -m fastsoftmax info | check"""
+"""python -m fastsoftmax info | check | tune"""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -43,12 +45,33 @@ def check() -> int:
     return failures
 
 
+def tune(output: Path | None, quick: bool) -> int:
+    """Measure and print the crossovers of this machine."""
+    from . import _tune
+
+    if output is not None and not output.absolute().parent.is_dir():  # to be known before the minute is over
+        print(f"--output: there is no folder {output.parent}", file=sys.stderr)
+        return 2
+    table = _tune.tune(_tune.QUICK if quick else _tune.SECONDS)
+    print(_tune.text(table))
+    if output is not None:
+        _tune.write(table, output)
+        print(f"\nTo use it: FASTSOFTMAX_CROSSOVERS={output.absolute()}")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m fastsoftmax", description="softmax and log-sum-exp for NumPy")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="what is installed and what runs here")
     commands.add_parser("check", help="every backend against NumPy on random rows")
-    if parser.parse_args().command == "check":
+    tuning = commands.add_parser("tune", help="measure, for a minute, from which sizes threads and Numba pay here")
+    tuning.add_argument("--output", type=Path, metavar="FILE", help="write the table, for FASTSOFTMAX_CROSSOVERS")
+    tuning.add_argument("--quick", action="store_true", help="a few seconds, roughly")
+    arguments = parser.parse_args()
+    if arguments.command == "tune":
+        return tune(arguments.output, arguments.quick)
+    if arguments.command == "check":
         return 1 if check() else 0
     _config.show_config()
     return 0

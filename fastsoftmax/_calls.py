@@ -196,8 +196,8 @@ def explain(
     >>> print(fastsoftmax.explain(np.zeros((4, 10)), backend="numpy"))
     softmax of 4 x 10 float64: numpy, 1 thread (asked for by backend=; numpy uses one thread)
     """
-    if op not in _dispatch.SPLIT:
-        raise ValueError(f"op: {op!r} is unknown; there are {', '.join(_dispatch.SPLIT)}")
+    if op not in _dispatch.OPS:
+        raise ValueError(f"op: {op!r} is unknown; there are {', '.join(_dispatch.OPS)}")
     array = as_array(x, "x")
     work = work_dtype(result_dtype(array.dtype, dtype, "x"))
     n = math.prod(array.shape[i] for i in normalize_axes(axis, array.ndim))

@@ -20,8 +20,15 @@ import numpy as np
 from . import _backends
 from ._arrays import as_index
 
-VARIABLES = ("FASTSOFTMAX_BACKEND", "FASTSOFTMAX_ISA", "FASTSOFTMAX_NUM_THREADS", "OMP_NUM_THREADS")
+VARIABLES = (
+    "FASTSOFTMAX_BACKEND",
+    "FASTSOFTMAX_ISA",
+    "FASTSOFTMAX_CROSSOVERS",
+    "FASTSOFTMAX_NUM_THREADS",
+    "OMP_NUM_THREADS",
+)
 CGROUP = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 @functools.cache
@@ -94,16 +101,33 @@ def _environment_threads() -> int | None:
     return None
 
 
+def _cgroups() -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """The cgroups that this process is in, up to the roots, and the files that limit the CPU there."""
+    try:
+        lines = OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in (*lines, "0::/", "0:cpu:/"):  # in a container the roots may be its own, under another name
+        controllers, _, path = line.partition(":")[2].partition(":")
+        own = Path(path.lstrip("/"))
+        for folder in (own, *own.parents):
+            if controllers == "":
+                yield CGROUP / folder, ("cpu.max",)
+            elif "cpu" in controllers.split(","):
+                yield CGROUP / "cpu" / folder, ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+
+
 def _cgroup_quota() -> float:
-    """How many CPUs' time this container may use (cgroup v2, then v1); infinite where nothing is said."""
-    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+    """How many CPUs' time this process may use (cgroup v2 and v1); infinite where nothing is said."""
+    least = math.inf
+    for folder, files in _cgroups():
         try:
-            quota, period = " ".join((CGROUP / file).read_text() for file in files).split()
+            quota, period = " ".join((folder / file).read_text() for file in files).split()
             if float(quota) > 0:
-                return float(quota) / float(period)
+                least = min(least, float(quota) / float(period))
         except (OSError, ValueError, ZeroDivisionError):  # absent, or "max"
             continue
-    return math.inf
+    return least
 
 
 def _usable_cpus() -> int:
@@ -162,6 +186,47 @@ def threads(n: int) -> Iterator[None]:
         yield
     finally:
         set_num_threads(old)
+
+
+def register_with_threadpoolctl() -> None:
+    """Let `threadpoolctl.threadpool_limits` limit fastsoftmax too, and `threadpoolctl.threadpool_info` list it.
+
+    Needs the C part: threadpoolctl finds libraries by their files. A second call does nothing.
+
+    Examples
+    --------
+    >>> import fastsoftmax, threadpoolctl  # doctest: +SKIP
+    >>> fastsoftmax.register_with_threadpoolctl()  # doctest: +SKIP
+    >>> with threadpoolctl.threadpool_limits(1):  # doctest: +SKIP
+    ...     fastsoftmax.get_num_threads()
+    1
+    """
+    if not c_isas():  # which also loads the extension, if there is one
+        warnings.warn("threadpoolctl cannot see fastsoftmax without its C part (pure Python install)", stacklevel=2)
+        return
+    _register()
+
+
+@functools.cache
+def _register() -> None:
+    import threadpoolctl
+
+    class Controller(threadpoolctl.LibController):  # type: ignore[misc]
+        user_api = internal_api = "fastsoftmax"
+        filename_prefixes = ("_fastsoftmax_c",)
+
+        def get_num_threads(self) -> int:
+            return get_num_threads()
+
+        def set_num_threads(self, num_threads: int) -> None:
+            set_num_threads(num_threads)
+
+        def get_version(self) -> str:
+            from . import __version__
+
+            return __version__
+
+    threadpoolctl.register(Controller)
 
 
 # Report

@@ -3,17 +3,62 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _backends, _config
 
-#: Elements of float32 that make about 40 us of work: below, waking a thread costs more than it saves.
-SPLIT = {op: 1 << 17 for op in (*_backends.OPS, "softmin", "hardmax")} | {"logcumsumexp": 1 << 15}
-#: Without the C part, elements below which NumPy is done before Numba has started its threads.
-NUMPY_BELOW = 1 << 15
+OPS = (*_backends.OPS, "softmin", "hardmax")
+DTYPES = ("float32", "float64")
+#: What a table of crossovers says of every operation and dtype: from how many elements two threads beat one, in C and
+#: in Numba, and from how many Numba is worth its loading where there is no C part. None: at no size.
+SECTIONS = ("c_threads", "numba_threads", "numba")
+SHIPPED = Path(__file__).with_name("crossovers.json")
+VARIABLE = "FASTSOFTMAX_CROSSOVERS"
+#: Elements from which the few us that a small call saves no longer show.
+SMALL = 1 << 15
+
+
+class Crossovers(NamedTuple):
+    """A table of crossovers, and where it is from."""
+
+    origin: str
+    table: dict[str, dict[str, dict[str, int | None]]]
+
+    def of(self, section: str, op: str, dtype: str) -> int | None:
+        return self.table[section]["softmax" if op == "softmin" else op][dtype]
+
+
+def read(path: Path, origin: str) -> Crossovers:
+    """The table in a file. Whatever is wrong with it is a ValueError that begins with the origin."""
+    import json
+
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{origin}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{origin}: not JSON: {error}") from error
+    for keys in ((section, op, dtype) for section in SECTIONS for op in _backends.OPS for dtype in DTYPES):
+        entry = table
+        for key in keys:
+            if not isinstance(entry, dict) or key not in entry:
+                raise ValueError(f"{origin}: no entry {'.'.join(keys)}; `python -m fastsoftmax tune` makes such a file")
+            entry = entry[key]
+        if entry is not None and (type(entry) is not int or entry < 1):
+            raise ValueError(f"{origin}: {'.'.join(keys)}: a number of elements or null expected, not {entry!r}")
+    return Crossovers(origin, table)
+
+
+@functools.cache
+def crossovers() -> Crossovers:
+    """The table in force, read when first needed: the one that FASTSOFTMAX_CROSSOVERS names, or the shipped one."""
+    name = os.environ.get(VARIABLE)
+    return read(Path(name), f"{VARIABLE}={name}") if name else read(SHIPPED, "the shipped table")
 
 
 @dataclass(frozen=True)
@@ -53,25 +98,36 @@ def _backend(op: str, dtype: np.dtype[Any], elements: int, backend: str | None) 
     best = _config.backends()[0]
     if best.startswith("c-"):
         return best, "the C part is best at every size"
-    if best == "numba" and elements < NUMPY_BELOW:
-        return "numpy", f"no C part, and fewer than {NUMPY_BELOW} elements do not pay for the JIT"
-    return best, "no C part" if best == "numba" else "neither the C part nor numba"
+    if best == "numpy":
+        return best, "neither the C part nor numba"
+    limit = crossovers().of("numba", op, dtype.name)
+    if limit is None or elements < limit:
+        return "numpy", f"no C part, and numba is worth its loading {_from(limit)}"
+    return best, f"no C part; numba is worth its loading {_from(limit)}"
 
 
 def _threads(op: str, dtype: np.dtype[Any], elements: int, name: str, most: int) -> tuple[int, str]:
     if name == "numpy":
         return 1, "numpy uses one thread"
-    limit = SPLIT[op] * 4 // dtype.itemsize
-    if elements < limit:
-        return 1, f"fewer than {limit} elements do not pay for threads"
-    return min(most, elements // (limit // 2)), f"of {most} at most"
+    if most == 1:
+        return 1, "one thread is allowed"
+    limit = crossovers().of(f"{name.partition('-')[0]}_threads", op, dtype.name)
+    if limit is None or elements < limit:
+        return 1, f"threads pay {_from(limit)}"
+    return min(most, max(2, elements // max(1, limit // 2))), f"threads pay {_from(limit)}; {most} allowed"
+
+
+def _from(limit: int | None) -> str:
+    size = "at no size" if limit is None else f"from {limit} elements"
+    return f"{size}, says {crossovers().origin}"
 
 
 def _small(op: str) -> _backends.Small:
     """The function for small calls of the backend that is chosen in float32 and float64, where always one thread is."""
     backend = _backends.load(choose(op, np.dtype(np.float64), 1, 1, None, 1).backend)
     make = getattr(backend, "small", None)
-    function: _backends.Small | None = make and make(op, min(NUMPY_BELOW, SPLIT[op] // 2))
+    limits = (crossovers().of("c_threads", op, dtype) for dtype in DTYPES)
+    function: _backends.Small | None = make and make(op, min(SMALL, *(SMALL if n is None else n for n in limits)))
     return function or (lambda x, axis, out: None)
 
 

@@ -13,6 +13,7 @@ PACKAGE = Path(fsm.__file__).parent
 FUNCTIONS = ["softmax", "log_softmax", "softmin", "hardmax", "logcumsumexp", "logsumexp", "logmeanexp"]
 FUNCTIONS += ["sigmoid", "softplus"]
 NAMES = [*FUNCTIONS, "explain", "backends", "get_num_threads", "set_num_threads", "threads", "show_config"]
+NAMES += ["register_with_threadpoolctl"]
 
 
 def test_public_names():
@@ -34,7 +35,19 @@ def test_documented_and_introspectable(name):
 
 def test_import_is_light(run_ok):
     loaded = run_ok("import sys, fastsoftmax; print(*sys.modules)").split()
-    heavy = {"numba", "llvmlite", "scipy", "torch", "pandas", "jax", "hypothesis", "pytest", "mpmath", "ml_dtypes"}
+    heavy = {
+        "numba",
+        "llvmlite",
+        "scipy",
+        "torch",
+        "pandas",
+        "jax",
+        "hypothesis",
+        "pytest",
+        "mpmath",
+        "ml_dtypes",
+        "threadpoolctl",
+    }
     assert not heavy & set(loaded)
 
 

@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from conftest import BACKENDS
 from layouts import assert_same_bits
 
 import fastsoftmax as fsm
+from fastsoftmax import _config
 
 SHAPES = [(1, 10), (64, 10), (7, 1000), (3, 20_000), (1, 300_000), (2000, 33)]
 
@@ -217,3 +219,119 @@ def test_the_caller_is_not_blocked_by_a_long_call(backend):
         stop.set()
         counter.join()
     assert counts[0] > 5
+
+
+# What affinity and cgroups allow
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """A system with 8 CPUs, these files under /sys/fs/cgroup, and this as /proc/self/cgroup (None: absent)."""
+
+    def make(files, own=None, cpus=8):
+        for name, text in files.items():
+            (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "cgroup" / name).write_text(text)
+        if own is not None:
+            (tmp_path / "own").write_text(own)
+        monkeypatch.setattr(_config, "CGROUP", tmp_path / "cgroup")
+        monkeypatch.setattr(_config, "OWN_CGROUPS", tmp_path / "own")
+        monkeypatch.setattr(_config.os, "sched_getaffinity", lambda pid: set(range(cpus)), raising=False)
+
+    return make
+
+
+SERVICE = "0::/system.slice/a.service\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "allowed"),
+    [
+        ({}, None, 8),
+        ({"cpu.max": "max 100000\n"}, "0::/\n", 8),
+        ({"cpu.max": "200000 100000\n"}, "0::/\n", 2),
+        ({"cpu.max": "200000 100000\n"}, None, 2),
+        ({"cpu.max": "150000 100000\n"}, "0::/\n", 2),  # rounded up
+        ({"cpu.max": "10000 100000\n"}, "0::/\n", 1),  # at least one
+        ({"cpu.max": "9900000 100000\n"}, "0::/\n", 8),  # no more than there are
+        ({"cpu.max": "nonsense\n"}, "0::/\n", 8),
+        ({"cpu.max": "200000 0\n"}, "0::/\n", 8),
+        ({"cpu.max": ""}, "0::/\n", 8),
+        # not at the root: the process's own cgroup and all above it count
+        ({"system.slice/a.service/cpu.max": "300000 100000\n"}, SERVICE, 3),
+        ({"system.slice/a.service/cpu.max": "max 100000\n", "system.slice/cpu.max": "200000 100000\n"}, SERVICE, 2),
+        ({"system.slice/a.service/cpu.max": "100000 100000\n", "system.slice/cpu.max": "200000 100000\n"}, SERVICE, 1),
+        ({"system.slice/b.service/cpu.max": "100000 100000\n"}, SERVICE, 8),  # another's
+        # version 1
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, "3:cpu,cpuacct:/\n", 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, "3:cpu,cpuacct:/\n0::/\n", 3),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, "3:cpu:/docker/ab\n", 3),
+        ({"cpu/d/cpu.cfs_quota_us": "100000\n", "cpu/d/cpu.cfs_period_us": "50000\n"}, "1:cpuset:/x\n3:cpu:/d\n", 2),
+        ({"cpu/cpu.cfs_quota_us": "300000\n"}, "3:cpu:/\n", 8),  # no period
+        ({"cpu.max": "200000 100000\n"}, "garbage\n", 2),
+    ],
+)
+def test_cgroups_limit_the_threads(system, files, own, allowed):
+    system(files, own)
+    assert _config._usable_cpus() == allowed
+
+
+def test_the_least_of_affinity_and_cgroup_counts(system):
+    system({"cpu.max": "300000 100000\n"}, "0::/\n", cpus=2)
+    assert _config._usable_cpus() == 2
+    system({}, cpus=5)
+    assert _config._usable_cpus() == 3
+
+
+# threadpoolctl
+
+
+@pytest.fixture
+def threadpoolctl():
+    module = pytest.importorskip("threadpoolctl", reason="needs `pip install threadpoolctl`")
+    if not BACKENDS[0].startswith("c-"):
+        pytest.skip("the C part is missing: threadpoolctl finds libraries by their files")
+    return module
+
+
+def ours(threadpoolctl):
+    return [entry for entry in threadpoolctl.threadpool_info() if entry["user_api"] == "fastsoftmax"]
+
+
+def test_threadpoolctl_lists_and_limits(threadpoolctl):
+    for _ in range(2):  # the second time changes nothing
+        fsm.register_with_threadpoolctl()
+        with fsm.threads(3):
+            (entry,) = ours(threadpoolctl)
+            assert entry["num_threads"] == 3
+            assert entry["version"] == fsm.__version__
+            assert "_fastsoftmax_c" in entry["filepath"]
+            for limits in (2, {"fastsoftmax": 2}):
+                with threadpoolctl.threadpool_limits(limits):
+                    assert fsm.get_num_threads() == 2
+                    assert ours(threadpoolctl)[0]["num_threads"] == 2
+                    with threadpoolctl.threadpool_limits(1, user_api="fastsoftmax"):
+                        assert fsm.explain(np.zeros((1000, 10_000))).threads == 1
+                    assert fsm.get_num_threads() == 2
+                assert fsm.get_num_threads() == 3
+            with threadpoolctl.threadpool_limits(1, user_api="blas"):
+                assert fsm.get_num_threads() == 3
+
+
+def test_threadpoolctl_as_the_first_thing_done(threadpoolctl, run_ok):
+    """The extension is loaded by registering, not only by the first call; threadpoolctl not before that."""
+    run_ok("""
+import sys, fastsoftmax as f
+assert "threadpoolctl" not in sys.modules
+f.register_with_threadpoolctl()
+import threadpoolctl
+with threadpoolctl.threadpool_limits(1):
+    assert f.get_num_threads() == 1
+assert f.get_num_threads() == 7
+""", FASTSOFTMAX_NUM_THREADS="7")  # fmt: skip
+
+
+def test_threadpoolctl_without_the_c_part(monkeypatch):
+    monkeypatch.setattr(_config, "c_isas", lambda: ())
+    with pytest.warns(UserWarning, match="without its C part"):
+        fsm.register_with_threadpoolctl()
