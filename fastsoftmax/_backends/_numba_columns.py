@@ -2,6 +2,7 @@
 # mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: check-untyped-defs=False
 """Rows that lie side by side, one in each lane: columns of an array, or of a tile into which short rows are turned.
+They are no longer than a block.
 
 A strip is up to ROOM columns, a multiple of sixteen. It is gone through from the top line by line, since that is how it
 lies in memory; all that is known of its columns stands in the ledger, which stays in the cache.
@@ -28,7 +29,6 @@ from fastsoftmax._backends._numba_lanes import (
     where,
 )
 from fastsoftmax._backends._numba_sums import (
-    BLOCK,
     COUNT,
     EIGHTS,
     FLOOR,
@@ -47,7 +47,6 @@ from fastsoftmax._backends._numba_sums import (
     TOP,
     TOTAL,
     TOTAL_LOW,
-    add_block,
     add_group,
     add_lanes,
     close_log_softmax,
@@ -73,7 +72,7 @@ def start(narrow, wide, v):
     for entry in (MAXIMA, *range(EIGHTS, EIGHTS + 8)):
         put(narrow, entry, v, 0.0)
     put(narrow, MAXIMUM, v, -np.inf)
-    for entry in (*range(SUMS, SUMS + 8), *range(LOWS, LOWS + 8), TOTAL, TOTAL_LOW, COUNT):
+    for entry in (*range(SUMS, SUMS + 8), *range(LOWS, LOWS + 8)):
         put(wide, entry, v, 0.0)
 
 
@@ -128,19 +127,15 @@ def end_group(narrow, wide, k, v):
 
 
 @nothing
-def end_block(narrow, wide, v):
-    """The sums, folded, into the totals."""
+def total_of(narrow, wide, v):
+    """The sums, folded."""
     sums = [(get(wide, SUMS + k, v), get(wide, LOWS + k, v)) for k in range(8)]
     while len(sums) > 1:
         half = len(sums) // 2
         sums = [add_lanes(*a, *b, narrow.dtype) for a, b in zip(sums[:half], sums[half:], strict=True)]
-    total = add_block(get(wide, TOTAL, v), get(wide, TOTAL_LOW, v), *sums[0])
-    for entry, value in zip((TOTAL, TOTAL_LOW), total, strict=True):
+    count = get(narrow, MAXIMA, v).cast(types.float64)
+    for entry, value in zip((TOTAL, TOTAL_LOW, COUNT), (*sums[0], count), strict=True):
         put(wide, entry, v, value)
-    put(wide, COUNT, v, get(wide, COUNT, v) + get(narrow, MAXIMA, v).cast(types.float64))
-    put(narrow, MAXIMA, v, 0.0)
-    for k in range(16):
-        put(wide, SUMS + k, v, 0.0)
 
 
 @nothing
@@ -178,17 +173,15 @@ def open_strip(x, pitch, width, n, narrow, wide):
 
 @jit
 def sum_strip(visit, x, x_pitch, y, y_pitch, width, n, narrow, wide):
-    for begin in range(0, n, BLOCK):
-        end = min(begin + BLOCK, n)
-        for group in range(begin, end, GROUP):
-            for i in range(group, min(group + GROUP, end)):
-                for v in range(0, width, WIDTH):
-                    visit(x, i * x_pitch, y, i * y_pitch, narrow, i & 7, v)
-            for k in range(min(8, end - group)):
-                for v in range(0, width, WIDTH):
-                    end_group(narrow, wide, k, v)
-        for v in range(0, width, WIDTH):
-            end_block(narrow, wide, v)
+    for group in range(0, n, GROUP):
+        for i in range(group, min(group + GROUP, n)):
+            for v in range(0, width, WIDTH):
+                visit(x, i * x_pitch, y, i * y_pitch, narrow, i & 7, v)
+        for k in range(min(8, n - group)):
+            for v in range(0, width, WIDTH):
+                end_group(narrow, wide, k, v)
+    for v in range(0, width, WIDTH):
+        total_of(narrow, wide, v)
 
 
 @jit
