@@ -2,7 +2,7 @@
 # mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: check-untyped-defs=False
 """Rows that lie side by side, one in each lane: columns of an array, or of a tile into which short rows are turned.
-They are no longer than a block.
+They are no longer than a block; _numba_parts takes longer ones block by block.
 
 A strip is up to ROOM columns, a multiple of sixteen. It is gone through from the top line by line, since that is how it
 lies in memory; all that is known of its columns stands in the ledger, which stays in the cache.
@@ -41,6 +41,7 @@ from fastsoftmax._backends._numba_sums import (
     MAXIMA,
     MAXIMUM,
     ROOM,
+    SCALES,
     SHIFT,
     SUMS,
     TERM,
@@ -55,6 +56,7 @@ from fastsoftmax._backends._numba_sums import (
     get,
     lowered,
     put,
+    scaled_part,
     scaled_peak,
     which,
 )
@@ -145,6 +147,11 @@ def scale(y, i, narrow, v):
 
 
 @nothing
+def scale_part(y, i, narrow, v):
+    store_lanes(y, i + v, scaled_part(load_lanes(y, i + v), [get(narrow, SCALES + k, v) for k in range(6)]))
+
+
+@nothing
 def lower(x, i, y, j, narrow, v):
     store_lanes(y, j + v, lowered(load_lanes(x, i + v), [get(narrow, HIGH, v), get(narrow, LOW, v)]))
 
@@ -172,7 +179,7 @@ def open_strip(x, pitch, width, n, narrow, wide):
 
 
 @jit
-def sum_strip(visit, x, x_pitch, y, y_pitch, width, n, narrow, wide):
+def sum_strip_with(visit, x, x_pitch, y, y_pitch, width, n, narrow, wide):
     for group in range(0, n, GROUP):
         for i in range(group, min(group + GROUP, n)):
             for v in range(0, width, WIDTH):
@@ -185,6 +192,24 @@ def sum_strip(visit, x, x_pitch, y, y_pitch, width, n, narrow, wide):
 
 
 @jit
+def sum_strip(near, far, x, x_pitch, y, y_pitch, width, n, narrow, wide):
+    """Maxima and sums of up to a block."""
+    if open_strip(x, x_pitch, width, n, narrow, wide):
+        sum_strip_with(far, x, x_pitch, y, y_pitch, width, n, narrow, wide)
+    else:
+        sum_strip_with(near, x, x_pitch, y, y_pitch, width, n, narrow, wide)
+
+
+@jit
+def close_strip(close, width, narrow, wide):
+    """Whether any column is undefined."""
+    undefined = False
+    for v in range(0, width, WIDTH):
+        undefined |= close(narrow, wide, v)
+    return undefined
+
+
+@jit
 def fill_nan(y, pitch, width, n, narrow):
     for k in range(width):
         if narrow[HIGH * ROOM + k] != narrow[HIGH * ROOM + k]:
@@ -193,35 +218,8 @@ def fill_nan(y, pitch, width, n, narrow):
 
 
 @jit
-def softmax_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, _):
-    if open_strip(x, x_pitch, width, n, narrow, wide):
-        sum_strip(store_far, x, x_pitch, y, y_pitch, width, n, narrow, wide)
-    else:
-        sum_strip(store_near, x, x_pitch, y, y_pitch, width, n, narrow, wide)
-    undefined = False
-    for v in range(0, width, WIDTH):
-        undefined |= close_softmax(narrow, wide, v)
-    for i in range(n):
-        for v in range(0, width, WIDTH):
-            scale(y, i * y_pitch, narrow, v)
-    if undefined:
-        fill_nan(y, y_pitch, width, n, narrow)
-
-
-@jit
-def log_sums(x, pitch, width, n, narrow, wide):
-    if open_strip(x, pitch, width, n, narrow, wide):
-        sum_strip(mask_far, x, pitch, x, pitch, width, n, narrow, wide)
-    else:
-        sum_strip(mask_near, x, pitch, x, pitch, width, n, narrow, wide)
-
-
-@jit
-def log_softmax_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, _):
-    log_sums(x, x_pitch, width, n, narrow, wide)
-    undefined = False
-    for v in range(0, width, WIDTH):
-        undefined |= close_log_softmax(narrow, wide, v)
+def lower_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide):
+    undefined = close_strip(close_log_softmax, width, narrow, wide)
     for i in range(n):
         for v in range(0, width, WIDTH):
             lower(x, i * x_pitch, y, i * y_pitch, narrow, v)
@@ -230,8 +228,30 @@ def log_softmax_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, _):
 
 
 @jit
-def log_sum_exp_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, log_n):
-    log_sums(x, x_pitch, width, n, narrow, wide)
+def copy_results(y, width, narrow, wide, log_n):
     for v in range(0, width, WIDTH):
         close_log_sum_exp(narrow, wide, v, log_n)
         copy(narrow, HIGH * ROOM + v, y, v)
+
+
+@jit
+def softmax_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, _):
+    sum_strip(store_near, store_far, x, x_pitch, y, y_pitch, width, n, narrow, wide)
+    undefined = close_strip(close_softmax, width, narrow, wide)
+    for i in range(n):
+        for v in range(0, width, WIDTH):
+            scale(y, i * y_pitch, narrow, v)
+    if undefined:
+        fill_nan(y, y_pitch, width, n, narrow)
+
+
+@jit
+def log_softmax_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, _):
+    sum_strip(mask_near, mask_far, x, x_pitch, x, x_pitch, width, n, narrow, wide)
+    lower_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide)
+
+
+@jit
+def log_sum_exp_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, log_n):
+    sum_strip(mask_near, mask_far, x, x_pitch, x, x_pitch, width, n, narrow, wide)
+    copy_results(y, width, narrow, wide, log_n)

@@ -31,7 +31,16 @@ from fastsoftmax._backends._numba_lanes import (
     stack,
     store_part,
 )
-from fastsoftmax._backends._numba_parts import STEPS, alone, long_log_softmax, long_log_sum_exp, long_softmax
+from fastsoftmax._backends._numba_parts import (
+    STEPS,
+    alone,
+    long_log_softmax,
+    long_log_softmax_strip,
+    long_log_sum_exp,
+    long_log_sum_exp_strip,
+    long_softmax,
+    long_softmax_strip,
+)
 from fastsoftmax._backends._numba_rows import (
     log_softmax_rows,
     log_sum_exp_rows,
@@ -218,15 +227,6 @@ def long_kernel(x, y, parts, claims, share):
 
 
 LAYOUT, WORK, LOG_N = in_rows, softmax_rows, zero  # `compiled` puts others in their places
-LAYOUTS = {
-    "rows": in_rows,
-    "gathered": in_gathered_rows,
-    "gathered_long": in_gathered_rows,
-    "turned": in_turned_rows,
-    "columns": in_columns,
-    "pieces": in_pieces,
-}
-TOGETHER = {"rows": WIDTH, "gathered": WIDTH, "gathered_long": WIDTH, "turned": TURNED, "columns": ROOM}  # rows at most
 BY_ROWS = {
     "softmax": softmax_rows,
     "log_softmax": log_softmax_rows,
@@ -242,13 +242,28 @@ BY_COLUMNS = {
     "logsumexp": log_sum_exp_strip,
     "logmeanexp": log_sum_exp_strip,
 }
-
-
 LONG = {
     "softmax": long_softmax,
     "log_softmax": long_log_softmax,
     "logsumexp": long_log_sum_exp,
     "logmeanexp": long_log_sum_exp,
+}
+LONG_GATHERED = {op: alone(long_row) for op, long_row in LONG.items()}
+LONG_COLUMNS = {
+    "softmax": long_softmax_strip,
+    "log_softmax": long_log_softmax_strip,
+    "logsumexp": long_log_sum_exp_strip,
+    "logmeanexp": long_log_sum_exp_strip,
+}
+LAYOUTS = {  # how units are gone through, what is done with them, and how many rows are in one at most
+    "rows": (in_rows, BY_ROWS, WIDTH),
+    "gathered": (in_gathered_rows, BY_ROWS, WIDTH),
+    "turned": (in_turned_rows, BY_COLUMNS, TURNED),
+    "columns": (in_columns, BY_COLUMNS, ROOM),
+    "pieces": (in_pieces, BY_ROWS, 1),
+    "long": (None, LONG, 1),
+    "gathered_long": (in_gathered_rows, LONG_GATHERED, WIDTH),
+    "columns_long": (in_columns, LONG_COLUMNS, ROOM),
 }
 
 
@@ -277,15 +292,12 @@ def compiled(op, layout, dtype):
     number = types.float32 if dtype == np.float32 else types.float64
     arrays = types.Array(number, 3, "A", readonly=True), types.Array(number, 3, "A")
     claims = types.Array(types.intp, 1, "C")
-    names = {"LOG_N": log_of_count if op == "logmeanexp" else zero}
+    function, works, _ = LAYOUTS[layout]
+    names = {"LAYOUT": function, "WORK": works[op], "LOG_N": log_of_count if op == "logmeanexp" else zero}
     if layout == "long":
         function, signature = long_kernel, (*arrays, types.Array(types.float64, 3, "C"), claims, types.intp)
-        names["WORK"] = LONG[op]
     else:
         function, signature = kernel, (*arrays, claims, types.intp, types.intp, types.intp)
-        names["LAYOUT"] = LAYOUTS[layout]
-        by_columns = layout in ("turned", "columns")
-        names["WORK"] = alone(LONG[op]) if layout == "gathered_long" else (BY_COLUMNS if by_columns else BY_ROWS)[op]
     try:
         return _compile(function, f"{op}_{layout}", names, signature, cache=True)
     except Exception:  # no directory for it is RuntimeError, a full disk OSError, a damaged file nearly anything

@@ -15,7 +15,14 @@ import numpy as np
 from numba import types
 
 from fastsoftmax._backends import _numba_sums as sums
-from fastsoftmax._backends._numba_lanes import Lanes, _first, added, advanced, jit, rounded, seen, spread, staged
+from fastsoftmax._backends._numba_columns import close_strip, copy_results, lower_strip, sum_strip
+from fastsoftmax._backends._numba_columns import fill_nan as fill_columns
+from fastsoftmax._backends._numba_columns import mask_far as mask_line_far
+from fastsoftmax._backends._numba_columns import mask_near as mask_line_near
+from fastsoftmax._backends._numba_columns import scale_part as scale_line
+from fastsoftmax._backends._numba_columns import store_far as store_line_far
+from fastsoftmax._backends._numba_columns import store_near as store_line_near
+from fastsoftmax._backends._numba_lanes import WIDTH, Lanes, _first, added, advanced, jit, rounded, seen, spread, staged
 from fastsoftmax._backends._numba_rows import (
     block_sum,
     fill_nan,
@@ -30,9 +37,13 @@ from fastsoftmax._backends._numba_rows import (
 )
 from fastsoftmax._backends._numba_sums import (
     BLOCK,
+    COUNT,
     HIGH,
     MAXIMUM,
     ROOM,
+    SCALES,
+    TOTAL,
+    TOTAL_LOW,
     close_log_softmax,
     close_log_sum_exp,
     close_softmax,
@@ -75,16 +86,16 @@ def sum_parts(near, far, x, y, n, parts, claims, slot):
 
 
 @jit
-def join(x, parts, narrow, wide):
-    """The row, as the ledger's first."""
+def join(x, parts, narrow, wide, k):
+    """The row, as the ledger's row k."""
     m = -np.inf
     for i in range(parts.shape[1]):
         m = max(m, parts[0, i])
-    narrow[MAXIMUM * ROOM] = rounded(m, x)
+    narrow[MAXIMUM * ROOM + k] = rounded(m, x)
     row = 0.0, 0.0, 0.0
     for i in range(parts.shape[1]):
         row = with_part(row, rounded(m, x), parts[0, i], parts[1, i], parts[2, i], parts[3, i])
-    enter(wide, 0, *row)
+    enter(wide, k, *row)
 
 
 @staged(lambda numbers: types.UniTuple(Lanes(numbers.dtype), numbers.count))
@@ -116,7 +127,7 @@ def long_softmax(x, y, n, parts, claims, slot, narrow, wide, _):
         return True
     if not sum_parts(store_near, store_far, x, y, n, parts, claims, slot):
         return False
-    join(x, parts, narrow, wide)
+    join(x, parts, narrow, wide, 0)
     close_softmax(narrow, wide, 0)
     i = added(claims, slot + 2, 1)
     while i < parts.shape[1]:
@@ -131,7 +142,7 @@ def long_log_softmax(x, y, n, parts, claims, slot, narrow, wide, _):
         return True
     if not sum_parts(mask_near, mask_far, x, x, n, parts, claims, slot):
         return False
-    join(x, parts, narrow, wide)
+    join(x, parts, narrow, wide, 0)
     close_log_softmax(narrow, wide, 0)
     i = added(claims, slot + 2, 1)
     while i < parts.shape[1]:
@@ -147,10 +158,60 @@ def long_log_sum_exp(x, y, n, parts, claims, slot, narrow, wide, log_n):
     if not sum_parts(mask_near, mask_far, x, x, n, parts, claims, slot):
         return False
     if added(claims, slot + 2, 1) == 0:
-        join(x, parts, narrow, wide)
+        join(x, parts, narrow, wide, 0)
         close_log_sum_exp(narrow, wide, 0, log_n)
         y[0] = narrow[HIGH * ROOM]
     return True
+
+
+# ---- columns ----
+
+
+@jit
+def sum_strip_parts(near, far, x, x_pitch, y, y_pitch, width, n, narrow, wide):
+    """Maxima and sums of columns, and for each what it was joined of."""
+    parts = np.empty((width, 4, (n + BLOCK - 1) // BLOCK))
+    for i in range(parts.shape[2]):
+        begin, end = span(i, n)
+        p, q = advanced(x, begin * x_pitch), advanced(y, begin * y_pitch)
+        sum_strip(near, far, p, x_pitch, q, y_pitch, width, end - begin, narrow, wide)
+        for k in range(width):
+            parts[k, 0, i], parts[k, 1, i] = narrow[MAXIMUM * ROOM + k], wide[TOTAL * ROOM + k]
+            parts[k, 2, i], parts[k, 3, i] = wide[TOTAL_LOW * ROOM + k], wide[COUNT * ROOM + k]
+    for k in range(width):
+        join(x, parts[k], narrow, wide, k)
+    return parts
+
+
+@jit
+def long_softmax_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, _):
+    parts = sum_strip_parts(store_line_near, store_line_far, x, x_pitch, y, y_pitch, width, n, narrow, wide)
+    undefined = close_strip(close_softmax, width, narrow, wide)
+    for i in range(parts.shape[2]):
+        for k in range(width):
+            scales = scales_of(narrow, k, parts[k, 0, i])
+            for s in range(len(scales)):
+                narrow[(SCALES + s) * ROOM + k] = scales[s]
+        for line in range(*span(i, n)):
+            for v in range(0, width, WIDTH):
+                scale_line(y, line * y_pitch, narrow, v)
+    if undefined:
+        fill_columns(y, y_pitch, width, n, narrow)
+
+
+@jit
+def long_log_softmax_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, _):
+    sum_strip_parts(mask_line_near, mask_line_far, x, x_pitch, x, x_pitch, width, n, narrow, wide)
+    lower_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide)
+
+
+@jit
+def long_log_sum_exp_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, log_n):
+    sum_strip_parts(mask_line_near, mask_line_far, x, x_pitch, x, x_pitch, width, n, narrow, wide)
+    copy_results(y, width, narrow, wide, log_n)
+
+
+# ---- rows that were gathered ----
 
 
 def alone(long_row):

@@ -53,6 +53,7 @@ ROOM = 128  # rows that a ledger has room for: 64 are up to a fifth slower, 256 
 # The narrow ledger: what the terms are made with, then, in its place, what the last pass takes.
 MAXIMUM, MAGIC, LOWEST, SHIFT, FLOOR, MAXIMA, EIGHTS = 0, 1, 2, 3, 4, 5, 6
 HIGH, LOW, TERM, TOP = MAGIC, LOWEST, SHIFT, FLOOR
+SCALES = EIGHTS  # six, of a part of the row
 NARROW = EIGHTS + 8
 # The wide one: sums in lanes, their low parts, and the row's total.
 SUMS, LOWS, TOTAL, TOTAL_LOW, COUNT = 0, 8, 16, 17, 18

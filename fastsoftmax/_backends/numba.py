@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 PAUSE = 50e-6  # seconds
 GRAIN = 1 << 19  # bytes that are worth a thread: 50 to 100 µs of work, what it takes to wake one
 GATHERED = 1 << 26  # bytes of rows that are gathered at once, if these are not fewer than eight
-STEP = {"gathered": 8, "gathered_long": 8, "turned": 16, "columns": 16}  # rows that are worked on at once, if not one
+# Rows that are worked on at once, if not one.
+STEP = {"gathered": 8, "gathered_long": 8, "turned": 16, "columns": 16, "columns_long": 16}
 
 
 def available() -> tuple[str, ...]:
@@ -81,18 +82,16 @@ class NumbaBackend:
         if n == 1 or (x.strides[1] == x.itemsize and (op in ROW_REDUCTIONS or y.strides[1] == y.itemsize)):
             short = by_columns and n <= kernels.SHORT
             layout = "pieces" if op in ELEMENT_MAPS else "long" if long else "turned" if short else "rows"
-        elif long:
-            layout = "gathered_long"
         elif by_columns and x.strides[2] == y.strides[2] == x.itemsize and x.shape[2] >= kernels.WIDTH:
-            layout = "columns"
+            layout = "columns_long" if long else "columns"
         else:
-            layout = "gathered"
+            layout = "gathered_long" if long else "gathered"
         most = x.shape[2]
         if layout == "rows":
             most = max(1, 4096 // n)  # so few that they stay in the cache
         elif layout == "gathered_long":
             most = max(STEP[layout], GATHERED // (n * x.itemsize))
-        return layout, min(kernels.TOGETHER.get(layout, 1), most)
+        return layout, min(kernels.LAYOUTS[layout][2], most)
 
     def _compiled(self, op: str, layout: str, dtype: np.dtype[Any]) -> Callable[..., bool | None]:
         """The machine code of an operation for a layout."""
