@@ -52,11 +52,18 @@ static void add_to(struct fsm_sum *total, double hi, double lo) {
     total->hi = sum;
 }
 
-/* What a part's terms are in the unit of the whole row: times (hi + lo) 2^n. */
+/* a - b, which does not overflow; -4000 and what is below are one. */
+static double difference(double a, double b) {
+    double half = a * 0.5 - b * 0.5;
+    return half > -2000 ? half * 2 : -4000;
+}
+
+/* What a part's terms are in the unit of the whole row: times (hi + lo) 2^n. Rows and parts without a finite maximum have
+ * no term that counts. */
 static struct exp_pair unit_of(const struct fsm_part *part, T shift, T base) {
-    double apart = part->shift - (double)shift; /* exact wherever e^apart is not far below all that counts */
-    bool same = apart == 0 || !isfinite(shift);
-    struct exp_pair f = same ? (struct exp_pair){1, 0, 0} : EXP_PAIR(FSM_ISA)(apart);
+    if (!isfinite(shift) || !isfinite(part->max)) return (struct exp_pair){1, 0, 0};
+    bool same = part->shift == (double)shift; /* else exact wherever the factor is not far below all that counts */
+    struct exp_pair f = same ? (struct exp_pair){1, 0, 0} : EXP_PAIR(FSM_ISA)(difference(part->shift, (double)shift));
     f.n += part->base - (double)base;
     return f;
 }
@@ -70,7 +77,7 @@ static void join_part(fsm_op op, struct fsm_sum *total, const struct fsm_part *p
     if (part->max == (double)b->max[0]) {
         total->count += part->sum.count;
     } else if (part->sum.count > 0) { /* its maxima were left out, but are not the row's */
-        f = EXP_PAIR(FSM_ISA)(part->max - (double)b->shift[0]);
+        f = EXP_PAIR(FSM_ISA)(difference(part->max, (double)b->shift[0]));
         f.n += BOOST - (double)b->base[0];
         hi = part->sum.count, lo = 0;
         multiply(&hi, &lo, f);
