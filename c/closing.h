@@ -33,10 +33,11 @@ static inline bool any_far(const struct batch *b, size_t from, size_t count) {
     return far;
 }
 
-static inline bool any_peak(const struct batch *b, size_t from, size_t count) {
-    bool peak = false;
-    for (size_t i = from; i < from + count; i++) peak |= b->peak[i] > 0;
-    return peak;
+/* Has any of the rows a peak, or no result but NaN? */
+static inline bool any_special(const struct batch *b, size_t count) {
+    bool special = false;
+    for (size_t i = 0; i < count; i++) special |= b->peak[i] > 0 || isnan(b->hi[i]);
+    return special;
 }
 
 /* hi as the nearest double to the sum, low what that leaves. */
@@ -164,6 +165,7 @@ static inline void close_log_softmax(struct batch *b, size_t rows) {
     for (size_t i = 0; i < rows; i++) {
         double max = (double)b->max[i], log = s.log[i], lse = max + log;
         T hi = (T)lse;
+        b->peak[i] = -1;
         b->hi[i] = !isfinite(max) || isnan(s.sum[i]) ? (T)NAN : hi;
 #if FSM_DOUBLE
         double back = lse - max;
@@ -191,9 +193,11 @@ struct last {
 };
 
 static inline vec scaled(vec y, const struct last *l) { return v_times(y, l->hi, l->lo); }
-static inline vec scaled_peak(vec y, const struct last *l) {
-    return v_select(v_equal(y, l->peak), l->top, scaled(y, l));
+static inline vec or_nan(vec y, const struct last *l) { return v_select(v_equal(l->hi, l->hi), y, v_set1((T)NAN)); }
+static inline vec scaled_special(vec y, const struct last *l) {
+    return or_nan(v_select(v_equal(y, l->peak), l->top, scaled(y, l)), l);
 }
 static inline vec shifted(vec x, const struct last *l) { return (x - l->hi) - l->lo; }
+static inline vec shifted_special(vec x, const struct last *l) { return or_nan(shifted(x, l), l); }
 
 #endif

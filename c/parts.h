@@ -52,11 +52,18 @@ static void add_to(struct fsm_sum *total, double hi, double lo) {
     total->hi = sum;
 }
 
-/* What a part's terms are in the unit of the whole row: times (hi + lo) 2^n. */
+/* a - b, which does not overflow; -4000 and what is below are one. */
+static double difference(double a, double b) {
+    double half = a * 0.5 - b * 0.5;
+    return half > -2000 ? half * 2 : -4000;
+}
+
+/* What a part's terms are in the unit of the whole row: times (hi + lo) 2^n. Rows and parts without a finite maximum have
+ * no term that counts. */
 static struct exp_pair unit_of(const struct fsm_part *part, T shift, T base) {
-    double apart = part->shift - (double)shift; /* exact wherever e^apart is not far below all that counts */
-    bool same = apart == 0 || !isfinite(shift);
-    struct exp_pair f = same ? (struct exp_pair){1, 0, 0} : EXP_PAIR(FSM_ISA)(apart);
+    if (!isfinite(shift) || !isfinite(part->max)) return (struct exp_pair){1, 0, 0};
+    bool same = part->shift == (double)shift; /* else exact wherever the factor is not far below all that counts */
+    struct exp_pair f = same ? (struct exp_pair){1, 0, 0} : EXP_PAIR(FSM_ISA)(difference(part->shift, (double)shift));
     f.n += part->base - (double)base;
     return f;
 }
@@ -70,7 +77,7 @@ static void join_part(fsm_op op, struct fsm_sum *total, const struct fsm_part *p
     if (part->max == (double)b->max[0]) {
         total->count += part->sum.count;
     } else if (part->sum.count > 0) { /* its maxima were left out, but are not the row's */
-        f = EXP_PAIR(FSM_ISA)(part->max - (double)b->shift[0]);
+        f = EXP_PAIR(FSM_ISA)(difference(part->max, (double)b->shift[0]));
         f.n += BOOST - (double)b->base[0];
         hi = part->sum.count, lo = 0;
         multiply(&hi, &lo, f);
@@ -121,10 +128,10 @@ struct last_of_part {
     vec down, further;
 };
 
-static inline vec part_shifted(vec x, const struct last_of_part *l) { return shifted(x, &l->row); }
+static inline vec part_shifted(vec x, const struct last_of_part *l) { return shifted_special(x, &l->row); }
 static inline vec part_scaled(vec y, const struct last_of_part *l) { return scaled(y, &l->row); }
 static inline vec part_scaled_any(vec y, const struct last_of_part *l) {
-    return scaled_peak((y * l->down) * l->further, &l->row);
+    return scaled_special((y * l->down) * l->further, &l->row);
 }
 TEMPLATE void finish_with(vec (*f)(vec, const struct last_of_part *), bool stream, const struct last_of_part *l,
                           const T *x, T *y, size_t n) {
@@ -180,7 +187,7 @@ static void kernel_finish(fsm_op op, const struct fsm_part *p, const void *vx, v
     };
     const T *x = vx;
     T *y = vy;
-    bool plain = p->shift == 0 && p->down == 1 && p->peak < 0;
+    bool plain = p->shift == 0 && p->down == 1 && p->peak < 0 && !isnan(p->hi);
     if (op == FSM_LOG_SOFTMAX && again)
         finish_with(part_shifted, true, &l, x, y, n);
     else if (op == FSM_LOG_SOFTMAX)

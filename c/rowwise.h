@@ -170,10 +170,12 @@ TEMPLATE void apply_with(vec (*f)(vec, const struct last *), const struct last *
 
 static void apply_row(fsm_op op, const struct batch *b, size_t row, const T *x, T *y, size_t n) {
     struct last l = {v_set1(b->hi[row]), v_set1(b->lo[row]), v_set1(b->peak[row]), v_set1(b->top[row])};
-    if (op == FSM_LOG_SOFTMAX)
+    if (op == FSM_LOG_SOFTMAX && isnan(b->hi[row]))
+        apply_with(shifted_special, &l, x, y, n);
+    else if (op == FSM_LOG_SOFTMAX)
         apply_with(shifted, &l, x, y, n);
-    else if (b->peak[row] > 0)
-        apply_with(scaled_peak, &l, y, y, n);
+    else if (b->peak[row] > 0 || isnan(b->hi[row]))
+        apply_with(scaled_special, &l, y, y, n);
     else
         apply_with(scaled, &l, y, y, n);
 }

@@ -7,8 +7,9 @@
 /* From the row's maximum: a power of two; where the maximum is too far from 0 for that, the maximum itself. */
 static inline void choose_base(T max, T *shift, T *base) {
     bool near = max > -SHIFT_FROM && max < SHIFT_FROM;
+    T from = near ? max : 0; /* nothing overflows where both ways are computed */
     *shift = near ? 0 : max;
-    *base = near ? t_fma(max, FSM_K(LOG2E), MAGIC) - MAGIC : 0;
+    *base = t_fma(from, FSM_K(LOG2E), MAGIC) - MAGIC;
 }
 
 /* What the terms of a row, or of W of them side by side, take from their base. */

@@ -250,18 +250,20 @@ static void reduce_tile(fsm_op op, struct batch *b, T *t, size_t rows, size_t n,
 static void tilewise(fsm_op op, const T *x, struct layout from, T *y, struct layout to, size_t rows, size_t n,
                      double log_n, T *tiles) {
     struct batch b[STRIP];
-    bool peak = false;
+    bool special = false;
     fill(x, from, rows, n, tiles);
     for (size_t r = 0; r < rows; r += BATCH) {
         size_t some = rows - r < BATCH ? rows - r : BATCH;
         reduce_tile(op, &b[r / BATCH], tiles + r / BATCH * tile_size(n), some, n, log_n, y + (ptrdiff_t)r * to.next,
                     to.next);
-        peak |= op == FSM_SOFTMAX && any_peak(&b[r / BATCH], 0, some);
+        special |= op <= FSM_LOG_SOFTMAX && any_special(&b[r / BATCH], some);
     }
-    if (op == FSM_LOG_SOFTMAX)
+    if (op == FSM_LOG_SOFTMAX && special)
+        deliver_with(shifted_special, b, tiles, y, to, rows, n);
+    else if (op == FSM_LOG_SOFTMAX)
         deliver_with(shifted, b, tiles, y, to, rows, n);
-    else if (op == FSM_SOFTMAX && peak)
-        deliver_with(scaled_peak, b, tiles, y, to, rows, n);
+    else if (op == FSM_SOFTMAX && special)
+        deliver_with(scaled_special, b, tiles, y, to, rows, n);
     else if (op == FSM_SOFTMAX)
         deliver_with(scaled, b, tiles, y, to, rows, n);
 }

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from ._arrays import Array, DTypeArg, as_array
 from ._calls import hardmax_rows, map_rows, reduce_rows
-from ._dispatch import small
+from ._dispatch import direct
 from ._weighted import weighted_logsumexp
 
 
@@ -73,7 +73,7 @@ def softmax(
     array([[0.09  , 0.2447, 0.6652],
            [0.5   , 0.5   , 0.    ]])
     """
-    if dtype is None and backend is None and (y := small["softmax"](x, axis, out)) is not None:
+    if dtype is None and backend is None and (y := direct["softmax"](x, axis, out)) is not None:
         return y  # type: ignore[no-any-return]
     return map_rows("softmax", x, axis, dtype, out, backend)
 
@@ -100,7 +100,7 @@ def log_softmax(
     >>> print(f"{y[0]:.4e} {y[1]:.1f} {y[2]:.1f}")
     -4.2484e-18 -999.0 -40.0
     """
-    if dtype is None and backend is None and (y := small["log_softmax"](x, axis, out)) is not None:
+    if dtype is None and backend is None and (y := direct["log_softmax"](x, axis, out)) is not None:
         return y  # type: ignore[no-any-return]
     return map_rows("log_softmax", x, axis, dtype, out, backend)
 
@@ -169,7 +169,7 @@ def logcumsumexp(
     >>> logcumsumexp([0.0, 0.0, 90.0, 90.0]).round(4)
     array([ 0.    ,  0.6931, 90.    , 90.6931])
     """
-    if dtype is None and backend is None and (y := small["logcumsumexp"](x, axis, out)) is not None:
+    if dtype is None and backend is None and (y := direct["logcumsumexp"](x, axis, out)) is not None:
         return y  # type: ignore[no-any-return]
     return map_rows("logcumsumexp", x, axis, dtype, out, backend)
 
@@ -232,7 +232,7 @@ def logsumexp(
     1.5413 -1.0
     """
     if dtype is None and backend is None and b is None and not keepdims and not return_sign:
-        y = small["logsumexp"](a, axis, out)
+        y = direct["logsumexp"](a, axis, out)
         if y is not None:
             return y
     a = as_array(a, "a")
@@ -268,7 +268,7 @@ def logmeanexp(
     1000.0 [0.6201 2.    ]
     """
     if dtype is None and backend is None and not keepdims:
-        y = small["logmeanexp"](a, axis, out)
+        y = direct["logmeanexp"](a, axis, out)
         if y is not None:
             return y
     return reduce_rows("logmeanexp", a, axis, dtype, out, backend, keepdims)
@@ -285,7 +285,7 @@ def sigmoid(x: ArrayLike, /, *, dtype: DTypeArg = None, out: Array | None = None
     >>> sigmoid([-1000.0, 0.0, 1.0]).round(4)
     array([0.    , 0.5   , 0.7311])
     """
-    if dtype is None and backend is None and (y := small["sigmoid"](x, None, out)) is not None:
+    if dtype is None and backend is None and (y := direct["sigmoid"](x, None, out)) is not None:
         return y  # type: ignore[no-any-return]
     return map_rows("sigmoid", x, (), dtype, out, backend)
 
@@ -313,6 +313,6 @@ def softplus(
         raise TypeError(f"beta: a real number expected, not {beta!r}")
     if not 0 < beta < math.inf:
         raise ValueError(f"beta: a finite number above 0 expected, not {beta}")
-    if beta == 1 and dtype is None and backend is None and (y := small["softplus"](x, None, out)) is not None:
+    if beta == 1 and dtype is None and backend is None and (y := direct["softplus"](x, None, out)) is not None:
         return y  # type: ignore[no-any-return]
     return map_rows("softplus", x, (), dtype, out, backend, beta=beta)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,6 @@ DTYPES = ("float32", "float64")
 SECTIONS = ("c_threads", "numba_threads", "numba")
 SHIPPED = Path(__file__).with_name("crossovers.json")
 VARIABLE = "FASTSOFTMAX_CROSSOVERS"
-#: Elements from which the few us that a small call saves no longer show.
-SMALL = 1 << 15
 
 
 class Crossovers(NamedTuple):
@@ -122,22 +121,26 @@ def _from(limit: int | None) -> str:
     return f"{size}, says {crossovers().origin}"
 
 
-def _small(op: str) -> _backends.Small:
-    """The function for small calls of the backend that is chosen in float32 and float64, where always one thread is."""
+def _direct(op: str) -> _backends.Direct:
+    """The function for direct calls of the backend that is chosen in float32 and float64, if it has such functions."""
     backend = _backends.load(choose(op, np.dtype(np.float64), 1, 1, None, 1).backend)
-    make = getattr(backend, "small", None)
-    limits = (crossovers().of("c_threads", op, dtype) for dtype in DTYPES)
-    function: _backends.Small | None = make and make(op, min(SMALL, *(SMALL if n is None else n for n in limits)))
+    make = getattr(backend, "direct", None)
+    limits = [n for n in (crossovers().of("c_threads", op, dtype) for dtype in DTYPES) if n is not None]
+
+    def threads(elements: int, dtype: np.dtype[Any]) -> int:
+        return choose(op, dtype, 1, elements, None, _config.get_num_threads()).threads
+
+    function: _backends.Direct | None = make and make(op, min(limits, default=sys.maxsize), threads)
     return function or (lambda x, axis, out: None)
 
 
-def _first(op: str) -> _backends.Small:
+def _first(op: str) -> _backends.Direct:
     def call(x: Any, axis: Any, out: Any) -> Any:
-        small[op] = _small(op)
-        return small[op](x, axis, out)
+        direct[op] = _direct(op)
+        return direct[op](x, axis, out)
 
     return call
 
 
-#: op -> a function of (x, axis, out) that does a small call, or gives None if it is not one. Made by the first call.
-small = {op: _first(op) for op in _backends.OPS}
+#: op -> a function of (x, axis, out) that does a simple call, or gives None if it is not one. Made by the first call.
+direct = {op: _first(op) for op in _backends.OPS}

@@ -240,18 +240,25 @@ for op, n in (("softmax", 1999), ("softmax", 2000), ("logsumexp", 1 << 20)):
     assert "from 2000 elements" in lines[0][1]
 
 
-def test_small_calls_end_where_threads_begin(table_file, run_ok):
+def test_direct_calls_ask_for_threads_where_these_begin(table_file, run_ok):
     if not BACKENDS[0].startswith("c-"):
-        pytest.skip("only the C part has small calls")
+        pytest.skip("only the C part has direct calls")
     file = table_file({"c_threads.softmax.float64": 700, "c_threads.sigmoid.float32": None})
     code = """
 import numpy as np, fastsoftmax as f
-from fastsoftmax._dispatch import small
-for op, n in (("softmax", 699), ("softmax", 700), ("sigmoid", 32767), ("sigmoid", 32768)):
-    x = np.ones(n); getattr(f, op)(x)
-    print(small[op](x, None, None) is not None)
+from fastsoftmax import _dispatch
+asked = []
+choose = _dispatch.choose
+for op, n in (("softmax", 699), ("softmax", 700), ("sigmoid", 699), ("logsumexp", 699)):
+    x = np.ones(n)
+    getattr(f, op)(x)  # makes the function
+    _dispatch.choose = lambda *key: asked.append(key[:4]) or choose(*key)
+    assert _dispatch.direct[op](x, None, None) is not None
+    _dispatch.choose = choose
+print(asked == [("softmax", np.dtype(float), 1, 700)], f.explain(np.ones(700)).threads)
 """
-    assert run_ok(code, FASTSOFTMAX_CROSSOVERS=file).split() == ["True", "False", "True", "False"]
+    threads = {"FASTSOFTMAX_NUM_THREADS": "2", "FASTSOFTMAX_CROSSOVERS": str(file)}
+    assert run_ok(code, **threads).split() == ["True", "2"]
 
 
 def broken(change):

@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-Small = Callable[[Any, Any, Any], Any]
+Direct = Callable[[Any, Any, Any], Any]
 
 #: Row maps give an array like x, row reductions one number a row, element maps do not know rows at all.
 ROW_MAPS = ("softmax", "log_softmax", "logcumsumexp")
@@ -30,9 +30,9 @@ class Backend(Protocol):
     any shape, or 3-D views with any strides that are whole elements (y of a reduction: 2-D, outer and inner). They are
     the same memory element for element, or apart. Nothing but MemoryError is raised.
 
-    A backend may also have `small(op, below)`, which makes a function for calls that are mostly overhead. It takes x,
-    axis and out as the caller gave them. If all is simple and x has fewer than `below` elements it gives the result,
-    else None, having done nothing.
+    A backend may also have `direct(op, alone_below, threads)`, which makes a function that does a whole call, without
+    the overhead of any layer above. It takes x, axis and out as the caller gave them. If all is simple it gives the
+    result, else None, having done nothing. From `alone_below` elements it asks threads(elements, dtype) for how many.
     """
 
     name: str

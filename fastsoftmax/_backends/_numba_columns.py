@@ -2,6 +2,7 @@
 # mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: check-untyped-defs=False
 """Rows that lie side by side, one in each lane: columns of an array, or of a tile into which short rows are turned.
+They are no longer than a block; _numba_parts takes longer ones block by block.
 
 A strip is up to ROOM columns, a multiple of sixteen. It is gone through from the top line by line, since that is how it
 lies in memory; all that is known of its columns stands in the ledger, which stays in the cache.
@@ -28,7 +29,6 @@ from fastsoftmax._backends._numba_lanes import (
     where,
 )
 from fastsoftmax._backends._numba_sums import (
-    BLOCK,
     COUNT,
     EIGHTS,
     FLOOR,
@@ -41,13 +41,13 @@ from fastsoftmax._backends._numba_sums import (
     MAXIMA,
     MAXIMUM,
     ROOM,
+    SCALES,
     SHIFT,
     SUMS,
     TERM,
     TOP,
     TOTAL,
     TOTAL_LOW,
-    add_block,
     add_group,
     add_lanes,
     close_log_softmax,
@@ -56,6 +56,7 @@ from fastsoftmax._backends._numba_sums import (
     get,
     lowered,
     put,
+    scaled_part,
     scaled_peak,
     which,
 )
@@ -73,7 +74,7 @@ def start(narrow, wide, v):
     for entry in (MAXIMA, *range(EIGHTS, EIGHTS + 8)):
         put(narrow, entry, v, 0.0)
     put(narrow, MAXIMUM, v, -np.inf)
-    for entry in (*range(SUMS, SUMS + 8), *range(LOWS, LOWS + 8), TOTAL, TOTAL_LOW, COUNT):
+    for entry in (*range(SUMS, SUMS + 8), *range(LOWS, LOWS + 8)):
         put(wide, entry, v, 0.0)
 
 
@@ -128,25 +129,26 @@ def end_group(narrow, wide, k, v):
 
 
 @nothing
-def end_block(narrow, wide, v):
-    """The sums, folded, into the totals."""
+def total_of(narrow, wide, v):
+    """The sums, folded."""
     sums = [(get(wide, SUMS + k, v), get(wide, LOWS + k, v)) for k in range(8)]
     while len(sums) > 1:
         half = len(sums) // 2
         sums = [add_lanes(*a, *b, narrow.dtype) for a, b in zip(sums[:half], sums[half:], strict=True)]
-    total = add_block(get(wide, TOTAL, v), get(wide, TOTAL_LOW, v), *sums[0])
-    for entry, value in zip((TOTAL, TOTAL_LOW), total, strict=True):
+    count = get(narrow, MAXIMA, v).cast(types.float64)
+    for entry, value in zip((TOTAL, TOTAL_LOW, COUNT), (*sums[0], count), strict=True):
         put(wide, entry, v, value)
-    put(wide, COUNT, v, get(wide, COUNT, v) + get(narrow, MAXIMA, v).cast(types.float64))
-    put(narrow, MAXIMA, v, 0.0)
-    for k in range(16):
-        put(wide, SUMS + k, v, 0.0)
 
 
 @nothing
 def scale(y, i, narrow, v):
     inverse = [get(narrow, entry, v) for entry in (HIGH, LOW, TERM, TOP)]
     store_lanes(y, i + v, scaled_peak(load_lanes(y, i + v), inverse))
+
+
+@nothing
+def scale_part(y, i, narrow, v):
+    store_lanes(y, i + v, scaled_part(load_lanes(y, i + v), [get(narrow, SCALES + k, v) for k in range(6)]))
 
 
 @nothing
@@ -177,18 +179,34 @@ def open_strip(x, pitch, width, n, narrow, wide):
 
 
 @jit
-def sum_strip(visit, x, x_pitch, y, y_pitch, width, n, narrow, wide):
-    for begin in range(0, n, BLOCK):
-        end = min(begin + BLOCK, n)
-        for group in range(begin, end, GROUP):
-            for i in range(group, min(group + GROUP, end)):
-                for v in range(0, width, WIDTH):
-                    visit(x, i * x_pitch, y, i * y_pitch, narrow, i & 7, v)
-            for k in range(min(8, end - group)):
-                for v in range(0, width, WIDTH):
-                    end_group(narrow, wide, k, v)
-        for v in range(0, width, WIDTH):
-            end_block(narrow, wide, v)
+def sum_strip_with(visit, x, x_pitch, y, y_pitch, width, n, narrow, wide):
+    for group in range(0, n, GROUP):
+        for i in range(group, min(group + GROUP, n)):
+            for v in range(0, width, WIDTH):
+                visit(x, i * x_pitch, y, i * y_pitch, narrow, i & 7, v)
+        for k in range(min(8, n - group)):
+            for v in range(0, width, WIDTH):
+                end_group(narrow, wide, k, v)
+    for v in range(0, width, WIDTH):
+        total_of(narrow, wide, v)
+
+
+@jit
+def sum_strip(near, far, x, x_pitch, y, y_pitch, width, n, narrow, wide):
+    """Maxima and sums of up to a block."""
+    if open_strip(x, x_pitch, width, n, narrow, wide):
+        sum_strip_with(far, x, x_pitch, y, y_pitch, width, n, narrow, wide)
+    else:
+        sum_strip_with(near, x, x_pitch, y, y_pitch, width, n, narrow, wide)
+
+
+@jit
+def close_strip(close, width, narrow, wide):
+    """Whether any column is undefined."""
+    undefined = False
+    for v in range(0, width, WIDTH):
+        undefined |= close(narrow, wide, v)
+    return undefined
 
 
 @jit
@@ -200,35 +218,8 @@ def fill_nan(y, pitch, width, n, narrow):
 
 
 @jit
-def softmax_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, _):
-    if open_strip(x, x_pitch, width, n, narrow, wide):
-        sum_strip(store_far, x, x_pitch, y, y_pitch, width, n, narrow, wide)
-    else:
-        sum_strip(store_near, x, x_pitch, y, y_pitch, width, n, narrow, wide)
-    undefined = False
-    for v in range(0, width, WIDTH):
-        undefined |= close_softmax(narrow, wide, v)
-    for i in range(n):
-        for v in range(0, width, WIDTH):
-            scale(y, i * y_pitch, narrow, v)
-    if undefined:
-        fill_nan(y, y_pitch, width, n, narrow)
-
-
-@jit
-def log_sums(x, pitch, width, n, narrow, wide):
-    if open_strip(x, pitch, width, n, narrow, wide):
-        sum_strip(mask_far, x, pitch, x, pitch, width, n, narrow, wide)
-    else:
-        sum_strip(mask_near, x, pitch, x, pitch, width, n, narrow, wide)
-
-
-@jit
-def log_softmax_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, _):
-    log_sums(x, x_pitch, width, n, narrow, wide)
-    undefined = False
-    for v in range(0, width, WIDTH):
-        undefined |= close_log_softmax(narrow, wide, v)
+def lower_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide):
+    undefined = close_strip(close_log_softmax, width, narrow, wide)
     for i in range(n):
         for v in range(0, width, WIDTH):
             lower(x, i * x_pitch, y, i * y_pitch, narrow, v)
@@ -237,8 +228,30 @@ def log_softmax_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, _):
 
 
 @jit
-def log_sum_exp_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, log_n):
-    log_sums(x, x_pitch, width, n, narrow, wide)
+def copy_results(y, width, narrow, wide, log_n):
     for v in range(0, width, WIDTH):
         close_log_sum_exp(narrow, wide, v, log_n)
         copy(narrow, HIGH * ROOM + v, y, v)
+
+
+@jit
+def softmax_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, _):
+    sum_strip(store_near, store_far, x, x_pitch, y, y_pitch, width, n, narrow, wide)
+    undefined = close_strip(close_softmax, width, narrow, wide)
+    for i in range(n):
+        for v in range(0, width, WIDTH):
+            scale(y, i * y_pitch, narrow, v)
+    if undefined:
+        fill_nan(y, y_pitch, width, n, narrow)
+
+
+@jit
+def log_softmax_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, _):
+    sum_strip(mask_near, mask_far, x, x_pitch, x, x_pitch, width, n, narrow, wide)
+    lower_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide)
+
+
+@jit
+def log_sum_exp_strip(x, x_pitch, y, y_pitch, width, n, narrow, wide, log_n):
+    sum_strip(mask_near, mask_far, x, x_pitch, x, x_pitch, width, n, narrow, wide)
+    copy_results(y, width, narrow, wide, log_n)

@@ -10,7 +10,7 @@ from numba import types
 
 from fastsoftmax._backends._numba_functions import base_of, log_of_sum, log_reduced, maximum_parts, shift_of, term
 from fastsoftmax._backends._numba_lanes import _first, _pair, advanced, fma, jit, rounded, staged, where
-from fastsoftmax._backends._numba_rows import map_lanes, with_block
+from fastsoftmax._backends._numba_rows import map_lanes, with_pair
 
 REBASE = 277.0  # how far a running maximum may rise above the one that set the base: about 400 ln 2
 SQRT_TWO_LESS_1 = 0.41421356237309503
@@ -57,7 +57,7 @@ def logcumsumexp_row(x, y, n):
         elif v != -np.inf:
             if v > m:
                 added, added_low = times(count, high)
-                total, total_low = with_block(total, total_low, added, added_low)
+                total, total_low = with_pair(total, total_low, added, added_low)
                 if v - origin > REBASE:
                     c, shift, total, total_low = rebased(v, origin, c, shift, total, total_low)
                     origin = v
@@ -66,7 +66,7 @@ def logcumsumexp_row(x, y, n):
             elif v == m:
                 count += 1.0
             else:
-                total, total_low = with_block(total, total_low, other_term(v, c, shift), 0.0)
+                total, total_low = with_pair(total, total_low, other_term(v, c, shift), 0.0)
             result = m + log_of_terms(count, total, total_low, high, low)
         y[i] = rounded(result, y)
 

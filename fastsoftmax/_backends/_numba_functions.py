@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from fastsoftmax._backends._numba_lanes import fma, horner, staged, where
+from fastsoftmax._backends._numba_lanes import fma, horner, larger, staged, where
 
 SQRT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
 
@@ -24,12 +24,13 @@ def exp_parts(t, magic):
 
 
 def shift_of(m):
-    """(c, N) for the maximum m: terms are e^(x - c) 2^-N, where either c = 0 or x - c is exact."""
+    """(c, N) for the maximum m: terms are e^(x - c) 2^-N, where either c = 0 or x - c is exact. Both 0 for -inf."""
     magic, edge = m.like(m.format.magic), m.format.shift_from
     magnitude = m.math("fabs")
     near = magnitude.math("minnum", edge).math("copysign", m)  # the product must not overflow; LLVM would take it out
     n = fma(near, m.format.k.LOG2E, magic) - magic  # of a mere selection
-    return where(magnitude, ">=", edge, m, 0.0), where(magnitude, ">=", edge, 0.0, n)
+    c = where(magnitude, ">=", edge, where(m, ">", -np.inf, m, 0.0), 0.0)
+    return c, where(magnitude, ">=", edge, 0.0, n)
 
 
 def base_of(c, n):
@@ -57,6 +58,31 @@ def normal(total, total_low):
     """A sum in two parts as the nearest number and the rest."""
     s = total + total_low
     return s, (total - s) + total_low
+
+
+def exp_pair(a, b):
+    """e^(a - b) = (high + low) 2^n for a <= b, or as small as makes no difference."""
+    half = (0.5 * a - 0.5 * b).math("maxnum", -2000.0)  # the whole must not overflow, as in shift_of
+    t, magic = half + half, half.like(half.format.magic)
+    high = 1.0 + (s := exp_parts(t, magic)[0])
+    return high, s - (high - 1.0), where(t, ">", -4000.0, fma(t, t.format.k.LOG2E, magic) - magic, -8000.0)
+
+
+def times_pair(high, low, f, f_low):
+    """The product of two numbers in two parts each, that of the upper ones exact."""
+    product = high * f
+    return product, fma(high, f, -product) + (high * f_low + low * f)
+
+
+def power_of_two(n):
+    """2^n for an integer n in double, -1022 at least."""
+    return ((n.cast(types.int64) + 1023) << 52).bits(types.float64)
+
+
+def times_power(x, n):
+    """x 2^n, and 0 far below all numbers."""
+    near = larger(n, -1000.0)
+    return x * power_of_two(near) * power_of_two(larger(n - near, -1000.0))
 
 
 def log_reduced(k, f, low):

@@ -31,12 +31,21 @@ from fastsoftmax._backends._numba_lanes import (
     stack,
     store_part,
 )
+from fastsoftmax._backends._numba_parts import (
+    STEPS,
+    alone,
+    long_log_softmax,
+    long_log_softmax_strip,
+    long_log_sum_exp,
+    long_log_sum_exp_strip,
+    long_softmax,
+    long_softmax_strip,
+)
 from fastsoftmax._backends._numba_rows import (
     log_softmax_rows,
     log_sum_exp_rows,
     softmax_rows,
 )
-from fastsoftmax._backends._numba_shared import STEPS, shared_log_softmax, shared_log_sum_exp, shared_softmax
 from fastsoftmax._backends._numba_sums import (
     BLOCK,
     ROOM,
@@ -202,27 +211,22 @@ def kernel(x, y, claims, share, units, together):
         start = added(claims, 0, share)
 
 
-def shared_kernel(x, y, work, claims):
-    """Whether all is done; if not, ask again."""
-    p = pointer_to(x, 0, 0)
+def long_kernel(x, y, parts, claims, share):
+    """Rows longer than a block. Each thread begins `share` rows after the last one that came, and goes on with what
+    others have not finished. Whether all is done; if not, ask again."""
+    p, rows = pointer_to(x, 0, 0), x.shape[0] * x.shape[2]
     narrow, wide = narrow_ledger(p), wide_ledger(p)
     n, log_n = x.shape[1], LOG_N(x.shape[1])
-    for row in range(x.shape[0] * x.shape[2]):
+    clear(narrow, wide)
+    first, done = added(claims, STEPS * rows, share), True
+    for i in range(first, first + rows):
+        row = i % rows
         p, q = row_pointer(x, row), row_pointer(y, row)
-        if not WORK(p, q, n, work, claims, 2 * STEPS * row, narrow, wide, log_n):
-            return False
-    return True
+        done = WORK(p, q, n, parts[row], claims, STEPS * row, narrow, wide, log_n) and done
+    return done
 
 
 LAYOUT, WORK, LOG_N = in_rows, softmax_rows, zero  # `compiled` puts others in their places
-LAYOUTS = {
-    "rows": in_rows,
-    "gathered": in_gathered_rows,
-    "turned": in_turned_rows,
-    "columns": in_columns,
-    "pieces": in_pieces,
-}
-TOGETHER = {"rows": WIDTH, "gathered": WIDTH, "turned": TURNED, "columns": ROOM, "pieces": 1}  # rows at most
 BY_ROWS = {
     "softmax": softmax_rows,
     "log_softmax": log_softmax_rows,
@@ -238,13 +242,28 @@ BY_COLUMNS = {
     "logsumexp": log_sum_exp_strip,
     "logmeanexp": log_sum_exp_strip,
 }
-
-
-SHARED = {
-    "softmax": shared_softmax,
-    "log_softmax": shared_log_softmax,
-    "logsumexp": shared_log_sum_exp,
-    "logmeanexp": shared_log_sum_exp,
+LONG = {
+    "softmax": long_softmax,
+    "log_softmax": long_log_softmax,
+    "logsumexp": long_log_sum_exp,
+    "logmeanexp": long_log_sum_exp,
+}
+LONG_GATHERED = {op: alone(long_row) for op, long_row in LONG.items()}
+LONG_COLUMNS = {
+    "softmax": long_softmax_strip,
+    "log_softmax": long_log_softmax_strip,
+    "logsumexp": long_log_sum_exp_strip,
+    "logmeanexp": long_log_sum_exp_strip,
+}
+LAYOUTS = {  # how units are gone through, what is done with them, and how many rows are in one at most
+    "rows": (in_rows, BY_ROWS, WIDTH),
+    "gathered": (in_gathered_rows, BY_ROWS, WIDTH),
+    "turned": (in_turned_rows, BY_COLUMNS, TURNED),
+    "columns": (in_columns, BY_COLUMNS, ROOM),
+    "pieces": (in_pieces, BY_ROWS, 1),
+    "long": (None, LONG, 1),
+    "gathered_long": (in_gathered_rows, LONG_GATHERED, WIDTH),
+    "columns_long": (in_columns, LONG_COLUMNS, ROOM),
 }
 
 
@@ -269,18 +288,16 @@ def _compile(function, name, names, signature, cache):
 
 
 def compiled(op, layout, dtype):
-    """The machine code of an operation on float32 or float64 that lies in memory in a certain way, or is "shared"."""
+    """The machine code of an operation on float32 or float64 that lies in memory in a certain way, or is "long"."""
     number = types.float32 if dtype == np.float32 else types.float64
     arrays = types.Array(number, 3, "A", readonly=True), types.Array(number, 3, "A")
     claims = types.Array(types.intp, 1, "C")
-    names = {"LOG_N": log_of_count if op == "logmeanexp" else zero}
-    if layout == "shared":
-        function, signature = shared_kernel, (*arrays, types.Array(types.float64, 2, "C"), claims)
-        names["WORK"] = SHARED[op]
+    function, works, _ = LAYOUTS[layout]
+    names = {"LAYOUT": function, "WORK": works[op], "LOG_N": log_of_count if op == "logmeanexp" else zero}
+    if layout == "long":
+        function, signature = long_kernel, (*arrays, types.Array(types.float64, 3, "C"), claims, types.intp)
     else:
         function, signature = kernel, (*arrays, claims, types.intp, types.intp, types.intp)
-        names["LAYOUT"] = LAYOUTS[layout]
-        names["WORK"] = (BY_COLUMNS if layout in ("turned", "columns") else BY_ROWS)[op]
     try:
         return _compile(function, f"{op}_{layout}", names, signature, cache=True)
     except Exception:  # no directory for it is RuntimeError, a full disk OSError, a damaged file nearly anything

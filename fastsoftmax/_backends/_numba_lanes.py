@@ -35,6 +35,7 @@ class Format:
         self.k = k
         self.mantissa = mantissa
         self.magic = 1.5 * 2.0**mantissa  # z + magic rounds z to an integer and leaves it in the low bits
+        self.boost = boost
         self.bias = bias + boost
         self.up = 2.0**boost  # a factor of all terms: subnormal results are rounded once, and many tiny terms add up
         self.down = 2.0**-boost

@@ -1,7 +1,7 @@
 # What is jitted or staged is not Python to a type checker: Numba types it, from the arguments.
 # mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: check-untyped-defs=False
-"""A row in lanes, or a piece of one: c/kernels.c in Numba, step for step and bit for bit; for rows that are long."""
+"""A row in lanes, or a part of one: c/rowwise.h in Numba, step for step and bit for bit; for rows of up to a block."""
 
 from __future__ import annotations
 
@@ -38,15 +38,14 @@ from fastsoftmax._backends._numba_lanes import (
     where,
 )
 from fastsoftmax._backends._numba_sums import (
-    BLOCK,
     HIGH,
     LOW,
     ROOM,
     TERM,
     TOP,
-    add_block,
     add_group,
     add_lanes,
+    add_pair,
     close_log_softmax,
     close_log_sum_exp,
     close_softmax,
@@ -124,8 +123,8 @@ def with_group(high, low, s):
 
 
 @staged(_pair)
-def with_block(total, total_low, high, low):
-    return add_block(total, total_low, high, low)
+def with_pair(total, total_low, high, low):
+    return add_pair(total, total_low, high, low)
 
 
 @staged(lambda lanes, *_: types.UniTuple(lanes.dtype, 2))
@@ -161,17 +160,6 @@ def block_sum(near, far, x, y, begin, end, m):
     return block_sum_at(near, x, y, begin, end, row_base(m, x))
 
 
-@jit
-def row_sum(near, far, x, y, n, m):
-    """The terms of a row as (high, low) in double, and the count of the maxima."""
-    total, total_low, count = 0.0, 0.0, 0
-    for begin in range(0, n, BLOCK):
-        high, low, k = block_sum(near, far, x, y, begin, min(begin + BLOCK, n), m)
-        total, total_low = with_block(total, total_low, high, low)
-        count += k
-    return total, total_low, count
-
-
 # ---- the last pass ----
 
 
@@ -202,13 +190,13 @@ scaled, scaled_peak, lowered = map(staged(_first), (sums.scaled, sums.scaled_pea
 
 
 @jit
-def scale(y, begin, end, narrow, k):
+def scale(y, n, narrow, k):
     if narrow[HIGH * ROOM + k] != narrow[HIGH * ROOM + k]:
-        fill_nan(y, begin, end)
+        fill_nan(y, 0, n)
     elif narrow[TERM * ROOM + k] > 0:
-        map_lanes(scaled_peak, y, y, begin, end, of_row(narrow, k))
+        map_lanes(scaled_peak, y, y, 0, n, of_row(narrow, k))
     else:
-        map_lanes(scaled, y, y, begin, end, of_row(narrow, k))
+        map_lanes(scaled, y, y, 0, n, of_row(narrow, k))
 
 
 @jit
@@ -233,10 +221,10 @@ def softmax_rows(x, x_pitch, y, y_pitch, rows, n, narrow, wide, _):
     maxima(x, x_pitch, rows, n, narrow)
     for k in range(rows):
         p, q = advanced(x, k * x_pitch), advanced(y, k * y_pitch)
-        enter(wide, k, *row_sum(store_near, store_far, p, q, n, narrow[k]))
+        enter(wide, k, *block_sum(store_near, store_far, p, q, 0, n, narrow[k]))
     close_softmax(narrow, wide, 0)
     for k in range(rows):
-        scale(advanced(y, k * y_pitch), 0, n, narrow, k)
+        scale(advanced(y, k * y_pitch), n, narrow, k)
 
 
 @jit
@@ -244,7 +232,7 @@ def log_sums(x, pitch, rows, n, narrow, wide):
     maxima(x, pitch, rows, n, narrow)
     for k in range(rows):
         p = advanced(x, k * pitch)
-        enter(wide, k, *row_sum(mask_near, mask_far, p, p, n, narrow[k]))
+        enter(wide, k, *block_sum(mask_near, mask_far, p, p, 0, n, narrow[k]))
 
 
 @jit

@@ -18,11 +18,15 @@ from numba import types
 from fastsoftmax._backends import coefficients
 from fastsoftmax._backends._numba_functions import (
     base_of,
+    exp_pair,
     exp_parts,
     log_of_sum,
     maximum_parts,
     normal,
+    power_of_two,
     shift_of,
+    times_pair,
+    times_power,
     two_sum,
 )
 from fastsoftmax._backends._numba_lanes import (
@@ -31,7 +35,9 @@ from fastsoftmax._backends._numba_lanes import (
     fma,
     horner,
     jit,
+    larger,
     load_lanes,
+    load_number,
     spread,
     stack,
     staged,
@@ -39,7 +45,7 @@ from fastsoftmax._backends._numba_lanes import (
     where,
 )
 
-BLOCK = 8192  # elements whose terms are summed in lanes; the blocks' sums are added in order
+BLOCK = 8192  # elements whose terms are summed in lanes; longer rows are joined of such parts, in order
 GROUP = 16  # elements whose two eights are added before they are added to the sums
 PEAK = 2.0**-6  # a row whose other terms are a smaller part than this of the sum has a peak
 ROOM = 128  # rows that a ledger has room for: 64 are up to a fifth slower, 256 no faster (columns of 512 to 1000)
@@ -47,6 +53,7 @@ ROOM = 128  # rows that a ledger has room for: 64 are up to a fifth slower, 256 
 # The narrow ledger: what the terms are made with, then, in its place, what the last pass takes.
 MAXIMUM, MAGIC, LOWEST, SHIFT, FLOOR, MAXIMA, EIGHTS = 0, 1, 2, 3, 4, 5, 6
 HIGH, LOW, TERM, TOP = MAGIC, LOWEST, SHIFT, FLOOR
+SCALES = EIGHTS  # six, of a part of the row
 NARROW = EIGHTS + 8
 # The wide one: sums in lanes, their low parts, and the row's total.
 SUMS, LOWS, TOTAL, TOTAL_LOW, COUNT = 0, 8, 16, 17, 18
@@ -104,10 +111,52 @@ def add_lanes(a, a_low, b, b_low, dtype):
     return high, (a_low + b_low) + e
 
 
-def add_block(total, total_low, high, low):
-    """A row's sum in two doubles, with a block's added."""
+def add_pair(total, total_low, high, low):
+    """A sum in two doubles, with another added."""
     total, e = two_sum(total, high)
     return total, total_low + (e + low)
+
+
+# ---- parts of a row: each has a base of its own, from its own maximum (c/parts.h) ----
+
+
+def unit_of(part, m):
+    """What the terms of a part are in the unit of the row: times (high + low) 2^n. Both are maxima; terms of -inf alone
+    are 0 in any unit."""
+    maxima = where(part, ">", -np.inf, part, m), m
+    (c, n), (c_row, n_row) = [[v.cast(types.float64) for v in shift_of(v)] for v in maxima]
+    high, low, e = exp_pair(c, c_row)
+    return high, low, e + (n - n_row)
+
+
+@staged(lambda row, *_: row)
+def with_part(row, m, part, high, low, count):
+    """A row's (total, low, count) with a part's added: the count too where the maxima are the same, else what the
+    part's maxima come to."""
+    f, f_low, n = unit_of(part.cast(m.dtype), m)
+    pair = times_pair(high, low, f, f_low)
+    total = add_pair(*row[:2], *[times_power(v, n) for v in pair])
+    c, base = [v.cast(types.float64) for v in shift_of(m)]
+    same = where(part, "==", m.cast(types.float64), count, 0.0)
+    f, f_low, n = exp_pair(part, c)
+    pair = times_pair(count - same, count.like(0.0), f, f_low)
+    total = add_pair(*total, *[times_power(v, n + (m.format.boost - base)) for v in pair])
+    return *total, row[2] + same
+
+
+@staged(lambda narrow, *_: types.UniTuple(narrow.dtype, 6))
+def scales_of(narrow, k, part):
+    """What the last pass of softmax takes of a part of row k: 1 / sum for its terms, TERM and TOP, and what terms are
+    multiplied by before, two powers of two."""
+    m, high, low, peak, top = [load_number(narrow, k + entry * ROOM) for entry in (MAXIMUM, HIGH, LOW, TERM, TOP)]
+    part, furthest = part.cast(m.dtype), -100.0 if m.dtype == types.float32 else -1000.0
+    f, f_low, n = unit_of(part, m)
+    high, low = times_pair(high.cast(types.float64), low.cast(types.float64), f, f_low)
+    upper = (high + low).cast(m.dtype).cast(types.float64) if m.dtype == types.float32 else high
+    down = larger(n, furthest)
+    numbers = upper, (high - upper) + low, power_of_two(down), power_of_two(larger(n - down, furthest))
+    high, low, down, further = [v.cast(m.dtype) for v in numbers]
+    return high, low, where(part, "==", m, peak, -1.0), top, down, further
 
 
 # ---- closing: from a row's sum to what the last pass takes ----
@@ -204,6 +253,10 @@ def scaled(term, inverse):
 
 def scaled_peak(term, inverse):
     return where(term, "==", inverse[2], inverse[3], scaled(term, inverse))
+
+
+def scaled_part(term, inverse):
+    return scaled_peak(term * inverse[4] * inverse[5], inverse)
 
 
 def lowered(x, k):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from . import ROW_REDUCTIONS, Array, Backend, Small
+from . import ROW_REDUCTIONS, Array, Backend, Direct
 
-TINY = 512  # elements below which a small function copies the input and keeps the GIL
+TINY = 512  # elements below which a direct function copies the input and keeps the GIL
 
 try:
     from ._fastsoftmax_c import ffi, lib
@@ -70,25 +71,26 @@ class _C:
         if status:  # FSM_NO_MEMORY
             raise MemoryError(f"{op}: no scratch memory for rows of {n} elements")
 
-    def small(self, op: str, below: int) -> Small | None:
+    def direct(self, op: str, alone_below: int, threads: Callable[[int, np.dtype[Any]], int]) -> Direct | None:
         """A function (x, axis, out) -> result, or None for what `run` should do; None where it cannot be made."""
         if not layout_as_expected():
             return None
-        how = ffi.new("struct small *")
-        how.isa, how.op, how.reduces, how.below, how.tiny_below = self._isa, _OPS[op], op in ROW_REDUCTIONS, below, TINY
+        how = ffi.new("struct direct *")
+        how.isa, how.op, how.reduces = self._isa, _OPS[op], op in ROW_REDUCTIONS
+        how.tiny_below, how.alone_below, how.threads = TINY, alone_below, id(threads)
         how.dtypes, how.scalars = [id(np.dtype(t)) for t in _SCALARS], [id(t) for t in _SCALARS]
         how.ndarray, how.copy, how.empty_like, how.empty = (id(needed) for needed in _NEEDED)
-        made: list[Small] = []
-        if lib.small_function(how, id(made)) != 0:
+        made: list[Direct] = []
+        if lib.direct_function(how, id(made)) != 0:
             return None
-        _kept.append(how)
+        _kept.extend((how, threads))
         return made[0]
 
 
 _FIRST = (slice(0, 1),) * 3
 _SCALARS = (np.float32, np.float64)
 _NEEDED = (np.ndarray, np.ndarray.copy, np.empty_like, np.empty)
-_kept: list[Any] = []  # what small functions point to
+_kept: list[Any] = []  # what direct functions point to
 
 
 @functools.cache

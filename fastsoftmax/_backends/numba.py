@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 PAUSE = 50e-6  # seconds
 GRAIN = 1 << 19  # bytes that are worth a thread: 50 to 100 µs of work, what it takes to wake one
-STEP = {"rows": 1, "gathered": 8, "turned": 16, "columns": 16, "pieces": 1}  # rows that are worked on at once
+GATHERED = 1 << 26  # bytes of rows that are gathered at once, if these are not fewer than eight
+# Rows that are worked on at once, if not one.
+STEP = {"gathered": 8, "gathered_long": 8, "turned": 16, "columns": 16, "columns_long": 16}
 
 
 def available() -> tuple[str, ...]:
@@ -58,35 +60,38 @@ class NumbaBackend:
         if inner == 1:  # rows with one outer index are worked on together
             x, y, outer, inner = x.T, y.T, 1, outer
         layout, together = self._layout(op, x, y)
-        helpers = min(threads, x.nbytes // (GRAIN >> 3 if op == "logcumsumexp" else GRAIN)) - 1
-        if helpers > 0:  # two pieces a thread at least, if need be of fewer rows
-            together = min(together, -(-outer * inner // (2 * threads * STEP[layout])) * STEP[layout])
-        rows, blocks = outer * inner, -(-n // self._kernels.BLOCK)
-        if helpers > 0 and layout == "rows" and rows < threads and op in self._kernels.SHARED:
-            kernel, work = self._compiled(op, "shared", x.dtype), np.empty((4, blocks))
-            claims = np.zeros(2 * self._kernels.STEPS * rows, np.intp)
-            _together(lambda: _insist(kernel, x, y, work, claims), helpers)
+        helpers = max(0, min(threads, x.nbytes // (GRAIN >> 3 if op == "logcumsumexp" else GRAIN)) - 1)
+        if helpers:  # two pieces a thread at least, if need be of fewer rows
+            step = STEP.get(layout, 1)
+            together = min(together, -(-outer * inner // (2 * threads * step)) * step)
+        kernel, rows, parts = self._compiled(op, layout, x.dtype), outer * inner, -(-n // self._kernels.BLOCK)
+        if layout == "long":
+            known = np.empty((rows, 4, parts))
+            claims, share = np.zeros(self._kernels.STEPS * rows + 1, np.intp), -(-rows // (helpers + 1))
+            _together(lambda: _insist(kernel, x, y, known, claims, share), helpers)
             return
-        units = rows * blocks if layout == "pieces" else outer * -(-inner // together)
-        kernel, claims = self._compiled(op, layout, x.dtype), np.zeros(1, np.intp)
-        if helpers <= 0 or units == 1:
-            kernel(x, y, claims, units, units, together)
-        else:
-            share = -(-units // (4 * threads))
-            _together(lambda: kernel(x, y, claims, share, units, together), helpers)
+        units = rows * parts if layout == "pieces" else outer * -(-inner // together)
+        claims, share = np.zeros(1, np.intp), -(-units // (4 * threads)) if helpers else units
+        _together(lambda: kernel(x, y, claims, share, units, together), helpers if units > 1 else 0)
 
     def _layout(self, op: str, x: Array, y: Array) -> tuple[str, int]:
         """How the rows lie in memory, and how many to work on together."""
         n, kernels = x.shape[1], self._kernels
         by_columns = op in kernels.BY_COLUMNS
+        long = by_columns and n > kernels.BLOCK
         if n == 1 or (x.strides[1] == x.itemsize and (op in ROW_REDUCTIONS or y.strides[1] == y.itemsize)):
-            layout = "pieces" if op in ELEMENT_MAPS else "turned" if by_columns and n <= kernels.SHORT else "rows"
+            short = by_columns and n <= kernels.SHORT
+            layout = "pieces" if op in ELEMENT_MAPS else "long" if long else "turned" if short else "rows"
         elif by_columns and x.strides[2] == y.strides[2] == x.itemsize and x.shape[2] >= kernels.WIDTH:
-            layout = "columns"
+            layout = "columns_long" if long else "columns"
         else:
-            layout = "gathered"
-        most = max(1, 4096 // n) if layout == "rows" else x.shape[2]  # so few that they stay in the cache
-        return layout, min(kernels.TOGETHER[layout], most)
+            layout = "gathered_long" if long else "gathered"
+        most = x.shape[2]
+        if layout == "rows":
+            most = max(1, 4096 // n)  # so few that they stay in the cache
+        elif layout == "gathered_long":
+            most = max(STEP[layout], GATHERED // (n * x.itemsize))
+        return layout, min(kernels.LAYOUTS[layout][2], most)
 
     def _compiled(self, op: str, layout: str, dtype: np.dtype[Any]) -> Callable[..., bool | None]:
         """The machine code of an operation for a layout."""
@@ -140,7 +145,7 @@ def _together(task: Callable[[], object], helpers: int) -> None:
     of which takes the GIL, and a launch for each step of a huge row: 290 µs instead of 200 to 240 (512 x 1000,
     float32, two threads), 950 instead of 410 to 630 (a row of 2^20).
     """
-    asked = _state.submit(task, helpers)
+    asked = _state.submit(task, helpers) if helpers else []
     try:
         task()
     finally:  # also on MemoryError: nobody may write to the caller's arrays after this returns
@@ -150,7 +155,7 @@ def _together(task: Callable[[], object], helpers: int) -> None:
         helper.result()
 
 
-def _insist(kernel: Callable[..., bool | None], *arguments: Array) -> None:
+def _insist(kernel: Callable[..., bool | None], *arguments: Array | int) -> None:
     """Until all is done: others may have begun what they have no processor to finish on."""
     while not kernel(*arguments):
         time.sleep(PAUSE)

@@ -15,11 +15,11 @@ fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, 
 struct array { char *data; int ndim; intptr_t *shape, *strides; void *dtype; int flags; ...; };
 struct scalar32 { float value; ...; };
 struct scalar64 { double value; ...; };
-struct small {
+struct direct {
     const fsm_isa *isa;
     fsm_op op;
     int reduces;
-    size_t below, tiny_below;
-    uintptr_t ndarray, dtypes[2], scalars[2], copy, empty_like, empty;
+    size_t tiny_below, alone_below;
+    uintptr_t ndarray, dtypes[2], scalars[2], copy, empty_like, empty, threads;
 };
-int small_function(const struct small *how, uintptr_t list);
+int direct_function(const struct direct *how, uintptr_t list);

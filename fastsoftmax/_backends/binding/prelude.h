@@ -2,7 +2,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Small calls: a function that Python calls as it calls its own, without cffi, with NumPy's arrays as they are.
+/* Direct calls: a function that Python calls as it calls its own, without cffi, with NumPy's arrays as they are.
  *
  * softmax of 10 float32, all in all, in ns (Zen 3, Python 3.11, where np.empty takes 140, empty_like 270, x.copy() 170
  * and the kernel 130):
@@ -16,7 +16,7 @@
 
 /* What is read of NumPy's objects, and what comes before it: PyArrayObject_fields and the scalars, which NumPy compiles
  * into every extension that includes its headers (ndarraytypes.h, arrayscalars.h; the headers themselves would make NumPy
- * a requirement of the build). c.py makes a small function only where they are what Python says. */
+ * a requirement of the build). c.py makes a direct function only where they are what Python says. */
 struct array {
     PyObject_HEAD char *data;
     int ndim;
@@ -31,15 +31,16 @@ struct scalar64 {
     PyObject_HEAD double value;
 };
 
-/* What a small function does, and the objects it needs, borrowed from c.py. */
-struct small {
+/* What a direct function does, and the objects it needs, borrowed from c.py. */
+struct direct {
     const fsm_isa *isa;
     fsm_op op;
     int reduces;
-    size_t below;                             /* elements that are no longer a small call */
-    size_t tiny_below;                        /* nor a tiny one, see there */
+    size_t tiny_below;                        /* elements that are no longer a tiny call, see there, */
+    size_t alone_below;                       /* nor always one for a single thread */
     uintptr_t ndarray, dtypes[2], scalars[2]; /* types and dtypes of float32 and float64 */
     uintptr_t copy, empty_like, empty;        /* functions of NumPy */
+    uintptr_t threads;                        /* (elements, dtype): for how many threads a call is */
 };
 
 #if defined METH_FASTCALL && !defined Py_GIL_DISABLED && !defined PYPY_VERSION
@@ -65,7 +66,7 @@ static PyObject *shape_without(const struct array *x, int gone) {
 enum { NATIVE = 0x1 | 0x100, WRITEABLE = 0x400 }; /* NPY_ARRAY_C_CONTIGUOUS | _ALIGNED: and see `dtypes` */
 
 /* Whether y is an array for the results: of that shape, and x itself or apart from it. */
-static bool fits(const struct small *how, const struct array *x, const struct array *y, int ndim, int gone,
+static bool fits(const struct direct *how, const struct array *x, const struct array *y, int ndim, int gone,
                  size_t x_bytes, size_t y_bytes) {
     if ((uintptr_t)Py_TYPE((PyObject *)y) != how->ndarray || y->dtype != x->dtype || y->ndim != ndim) return false;
     if ((y->flags & (NATIVE | WRITEABLE)) != (NATIVE | WRITEABLE)) return false;
@@ -75,15 +76,25 @@ static bool fits(const struct small *how, const struct array *x, const struct ar
     return a + x_bytes <= b || b + y_bytes <= a || (a == b && !how->reduces);
 }
 
-/* call(x, axis, out): the result, or None for what is not small, or not contiguous, or not along one axis or all. */
+/* How many threads; -1 after an exception. */
+static long ask_threads(const struct direct *how, size_t elements, void *dtype) {
+    PyObject *size = PyLong_FromSize_t(elements);
+    PyObject *count = size ? PyObject_CallFunctionObjArgs(object(how->threads), size, (PyObject *)dtype, NULL) : NULL;
+    long threads = count ? PyLong_AsLong(count) : -1;
+    Py_XDECREF(size);
+    Py_XDECREF(count);
+    return threads;
+}
+
+/* call(x, axis, out): the result, or None for what is not an array of these dtypes, contiguous, and along one axis or all. */
 static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    const struct small *how = PyLong_AsVoidPtr(self);
+    const struct direct *how = PyLong_AsVoidPtr(self);
     if (count != 3 || (uintptr_t)Py_TYPE(args[0]) != how->ndarray) Py_RETURN_NONE;
     const struct array *x = (const struct array *)args[0];
     fsm_type type = (uintptr_t)x->dtype == how->dtypes[FSM_F64] ? FSM_F64 : FSM_F32;
     if ((uintptr_t)x->dtype != how->dtypes[type] || (x->flags & NATIVE) != NATIVE) Py_RETURN_NONE;
     size_t size = times(1, x->shape, x->shape + x->ndim), bytes = type == FSM_F64 ? 8 : 4;
-    if (size == 0 || size >= how->below) Py_RETURN_NONE;
+    if (size == 0) Py_RETURN_NONE;
 
     size_t n = size, inner = 1;
     int ndim = how->reduces ? 0 : x->ndim, gone = ndim; /* of the result, with all of x as one row */
@@ -97,6 +108,9 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
         inner = times(1, x->shape + axis + 1, x->shape + x->ndim);
         if (how->reduces) ndim = x->ndim - 1, gone = (int)axis;
     }
+
+    long threads = size < how->alone_below ? 1 : ask_threads(how, size, x->dtype);
+    if (threads < 1) return NULL;
 
     /* A copy takes 80 ns less than empty_like, and making it as much from about 700 elements. Letting go of the GIL takes
      * 40 ns, and 5 us when another thread waits for it. */
@@ -122,17 +136,18 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
                                  : (void *)&((struct scalar64 *)y)->value;
 
     PyThreadState *state = tiny ? NULL : PyEval_SaveThread();
-    fsm_status status = fsm_run(how->isa, how->op, type, x->data, to, size / n / inner, n, inner, NULL, 1);
+    fsm_status status =
+        fsm_run(how->isa, how->op, type, x->data, to, size / n / inner, n, inner, NULL, (unsigned)threads);
     if (state) PyEval_RestoreThread(state);
     if (status == FSM_OK) return y;
     Py_DECREF(y);
     Py_RETURN_NONE; /* no scratch memory: the caller finds that out as well, and says so */
 }
 
-static PyMethodDef method = {"small", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL};
+static PyMethodDef method = {"direct", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL};
 
 /* Append such a function to a list, which is how cffi can hand it over. */
-static int small_function(const struct small *how, uintptr_t list) {
+static int direct_function(const struct direct *how, uintptr_t list) {
     PyGILState_STATE state = PyGILState_Ensure();
     PyObject *self = PyLong_FromVoidPtr((void *)how);
     PyObject *function = self ? PyCFunction_NewEx(&method, self, NULL) : NULL;
@@ -145,5 +160,5 @@ static int small_function(const struct small *how, uintptr_t list) {
 }
 
 #else /* no such functions here: every call goes through cffi */
-static int small_function(const struct small *how, uintptr_t list) { return -1; }
+static int direct_function(const struct direct *how, uintptr_t list) { return -1; }
 #endif
