@@ -12,17 +12,9 @@ from report import Row, microseconds, rows
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 RUN, PEERS, END = "<!-- table: bench/readme.py -->", "<!-- table: peers -->", "<!-- end of table -->"
-COLUMNS = {
-    "onnxruntime": "ONNX Runtime",
-    "litert": "LiteRT",
-    "torch": "torch",
-    "jax": "JAX",
-    "openvino": "OpenVINO",
-    "ggml": "ggml",
-    "numba": "Numba loop",
-    "numpy": "NumPy",
-    "scipy": "SciPy",
-}
+NAMES = {"onnxruntime": "ONNX Runtime", "litert": "LiteRT", "torch": "PyTorch", "jax": "JAX", "openvino": "OpenVINO"}
+NAMES |= {"numba": "Numba loop", "numpy": "NumPy", "scipy": "SciPy"}
+OPS = ("softmax", "log_softmax", "logsumexp")
 
 
 def markdown(header: list[str], lines: list[list[str]]) -> str:
@@ -45,23 +37,20 @@ def run_table(results: list[dict]) -> str:
     return markdown(["", "time", "NumPy takes", "SciPy takes", "worst error", "NumPy's", "SciPy's"], lines)
 
 
-def ratio(row: Row, peer: str) -> str:
-    """How many times as long the peer takes; bold where it wins."""
-    if peer not in row.peers:
-        return ""
-    value = row.ratio(peer)
-    return f"{value:.1f}" if value >= 1 else f"**{value:.2f}**"
+def against_the_best(row: Row) -> str:
+    """Our time, and how many times as long the best peer takes; bold where it wins."""
+    best = row.ranking[0]
+    ratio = f"{row.best:.2f}" if row.best >= 1 else f"**{row.best:.2f}**"
+    return f"{microseconds(row.ours['min'])} µs, {ratio} {NAMES.get(best, best)}"
 
 
 def peers_table(measured: list[Row]) -> str:
-    """A row for each cell in float32 on one thread: our time, and how many times as long each peer takes."""
-    lines = []
+    """A row for each shape in float32 on one thread: each operation against its best peer."""
+    shapes: dict[str, dict[str, str]] = {}
     for row in measured:
-        if row.single and row.cell.op != "log_softmax":  # as fast as softmax, everywhere
-            name = f"`{row.cell.op}` {row.cell.workload.name}"
-            ratios = [ratio(row, peer) for peer in COLUMNS]
-            lines.append([name, f"{microseconds(row.ours['min'])} µs", *ratios])
-    return markdown(["", "time", *COLUMNS.values()], lines)
+        if row.single:
+            shapes.setdefault(row.cell.workload.name, {})[row.cell.op] = against_the_best(row)
+    return markdown(["", *OPS], [[name, *(cells.get(op, "") for op in OPS)] for name, cells in shapes.items()])
 
 
 def replace(text: str, begin: str, table: str) -> str:

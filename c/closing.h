@@ -1,4 +1,5 @@
-/* From the sums of up to sixteen rows to what their last pass takes. Included by kernels.c alone. */
+/* From the sums of up to sixteen rows to what their last pass takes. Included
+ * by kernels.c alone. */
 #ifndef FSM_CLOSING_H
 #define FSM_CLOSING_H
 
@@ -8,10 +9,12 @@ enum { BATCH = 16 }; /* rows that are opened and closed at once */
 struct batch {
     T max[BATCH]; /* NaN dropped */
     T shift[BATCH], base[BATCH];
-    double sum[BATCH], low[BATCH]; /* of the terms, in two parts; for logarithms without the maxima */
+    double sum[BATCH], low[BATCH]; /* of the terms, in two parts; for logarithms
+                                    without the maxima */
     double count[BATCH];           /* of the maxima */
     T hi[BATCH], lo[BATCH];        /* softmax: 1 / sum; log_softmax: logsumexp; in two parts */
-    T peak[BATCH], top[BATCH]; /* softmax: the term of a maximum that is nearly all of the sum, and its result; or -1 */
+    T peak[BATCH], top[BATCH];     /* softmax: the term of a maximum that is nearly
+                                all of the sum, and its result; or -1 */
 };
 
 static inline void open_rows(struct batch *b) {
@@ -49,9 +52,12 @@ static inline void normalize(double *hi, double *low) {
 
 /* ---- softmax ---- */
 
-#define PEAK 0x1p-6 /* a row whose other terms are a smaller part than this of the sum has a peak */
+#define PEAK \
+    0x1p-6 /* a row whose other terms are a smaller part than this of the sum    \
+            has a peak */
 
-/* What rounding took from the terms of W maxima, e^(max - shift) / 2^base, as they are stored. */
+/* What rounding took from the terms of W maxima, e^(max - shift) / 2^base, as
+ * they are stored. */
 static inline void lost_from(vec t, vec base, vec s, vec scale, vec term, dvec lost[W / DOUBLES]) {
 #if FSM_DOUBLE
     (void)t, (void)base, (void)term;
@@ -72,10 +78,12 @@ static inline void lost_from(vec t, vec base, vec s, vec scale, vec term, dvec l
 #endif
 }
 
-/* The maximum's own term often is by far the largest part of the sum, and what rounding took from it is put back there:
- * 0.6 ulp less at worst (3.4 to 2.8, with groups of 32). The term itself stays as it is, which is right to 1.4 units of
- * rounding, unless it is all but alone: there the result must not pass 1, so it is computed apart.
- * Rows up to a multiple of W are closed: those that are not must hold numbers. */
+/* The maximum's own term often is by far the largest part of the sum, and what
+ * rounding took from it is put back there: 0.6 ulp less at worst (3.4 to 2.8,
+ * with groups of 32). The term itself stays as it is, which is right to 1.4
+ * units of rounding, unless it is all but alone: there the result must not pass
+ * 1, so it is computed apart. Rows up to a multiple of W are closed: those that
+ * are not must hold numbers. */
 static inline void close_softmax(struct batch *b, size_t rows) {
     for (size_t i = 0; i < rows; i += W) {
         vec shift = v_load(b->shift + i), base = v_load(b->base + i), t = v_load(b->max + i) - shift, s, scale;
@@ -109,33 +117,55 @@ static inline void close_softmax(struct batch *b, size_t rows) {
     }
 }
 
-/* ---- The logarithm of a row's sum: log sum e^(x - max), never negative and never cancelled ---- */
+/* ---- The logarithm of a row's sum: log sum e^(x - max), never negative and
+ * never cancelled ---- */
 
 struct logs {
-    double offset[BATCH], base[BATCH]; /* the maximum is e^offset / 2^base in the unit of the terms */
+    double offset[BATCH], base[BATCH]; /* the maximum is e^offset / 2^base in the
+                                        unit of the terms */
     double sum[BATCH], low[BATCH];     /* of the terms but the maxima */
     double count[BATCH];               /* of the maxima */
     double log[BATCH];                 /* the result */
 };
 
-/* log (count + sum / e^offset 2^base), where terms carry the factor unit 2^BOOST (of float64). One copy an ISA: float32
- * kernels call the one of the float64 compilation. */
+/* log (count + sum / e^offset 2^base), where terms carry the factor unit
+ * 2^BOOST (of float64). One copy an ISA: float32 kernels call the one of the
+ * float64 compilation. */
 void TAKE_LOGS(FSM_ISA)(struct logs *s, size_t rows, double unit);
 
 #if FSM_DOUBLE
-void TAKE_LOGS(FSM_ISA)(struct logs *s, size_t rows, double unit) {
-    for (size_t i = 0; i < rows; i += W) { /* BATCH is a multiple of W */
-        vec offset = v_load(s->offset + i), sum = v_load(s->sum + i), low = v_load(s->low + i);
-        vec count = v_load(s->count + i), one = v_set1(1), scale;
-        vec e, top;
-        v_exp_parts(1, &offset, v_set1(MAGIC) + (v_set1(BIAS) - v_load(s->base + i)), &e, &scale);
-        top = one + e;
-        vec top_low = (e - (top - one)) * (scale * v_set1(unit));
-        top *= scale * v_set1(unit);
-        vec r = sum / top, rl = (v_fnma(r, top, sum) + (low - r * top_low)) / top;
-        vec a = count + r, back = a - count, al = (count - (a - back)) + (r - back);
-        v_store(s->log + i, v_log_pair(a, al + rl));
+#define EACH \
+    UNROLL   \
+    for (size_t u = 0; u < count; u++)
+TEMPLATE void take_some_logs(size_t count, struct logs *s, size_t i, vec unit) {
+    vec t[LOCKSTEP], sum[LOCKSTEP], e[LOCKSTEP], top[LOCKSTEP], scale[LOCKSTEP], one = v_set1(1);
+    vec magic[LOCKSTEP], a[LOCKSTEP], low[LOCKSTEP], log[LOCKSTEP];
+    EACH t[u] = v_load(s->offset + i + u * W);
+    EACH magic[u] = v_set1(MAGIC) + (v_set1(BIAS) - v_load(s->base + i + u * W));
+    v_exp_parts_each(count, t, magic, e, scale);
+    EACH sum[u] = v_load(s->sum + i + u * W);
+    EACH {
+        top[u] = one + e[u];
+        vec top_low = (e[u] - (top[u] - one)) * (scale[u] * unit);
+        top[u] *= scale[u] * unit;
+        vec r = sum[u] / top[u];
+        vec rl = (v_fnma(r, top[u], sum[u]) + (v_load(s->low + i + u * W) - r * top_low)) / top[u];
+        vec n = v_load(s->count + i + u * W), back;
+        a[u] = n + r;
+        back = a[u] - n;
+        low[u] = ((n - (a[u] - back)) + (r - back)) + rl;
     }
+    v_log_pair(count, a, low, log);
+    EACH v_store(s->log + i + u * W, log[u]);
+}
+#undef EACH
+
+void TAKE_LOGS(FSM_ISA)(struct logs *s, size_t rows, double unit) {
+    enum { MOST = BATCH / W < LOCKSTEP ? BATCH / W : LOCKSTEP };
+    if (rows <= W)
+        take_some_logs(1, s, 0, v_set1(unit));
+    else
+        for (size_t i = 0; i < rows; i += MOST * W) take_some_logs(MOST, s, i, v_set1(unit));
 }
 #endif
 
@@ -146,7 +176,8 @@ static double log_of_count(size_t n) {
     return s.log[0];
 }
 
-/* Logarithms of rows' sums; as in close_softmax the next rows must hold numbers. */
+/* Logarithms of rows' sums; as in close_softmax the next rows must hold
+ * numbers. */
 static inline void close_logs(const struct batch *b, struct logs *s, size_t rows) {
     for (size_t i = 0; i < BATCH; i++) {
         s->offset[i] = (double)b->max[i] - (double)b->shift[i];

@@ -37,8 +37,9 @@ TEMPLATE vec term_of(bool far, vec x, const struct base *b) {
     return x;
 }
 
-/* What is done with a term besides adding it: nothing; it is stored; it is left out where x is the maximum. */
-enum use { ADD, STORE, SKIP_MAX };
+/* What is done with a term besides adding it: nothing; it is stored; it is left out where x is the maximum, and where y will
+ * be written later it is fetched. */
+enum use { ADD, STORE, SKIP_MAX, SKIP_MAX_AND_FETCH };
 
 /* ---- Sums ---- */
 
