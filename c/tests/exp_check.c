@@ -12,9 +12,16 @@
 #define STRING_(a) #a
 #define STRING(a) STRING_(a)
 static const char isa_name[] = STRING(FSM_ISA);
-#undef FSM_ISA
-#define FSM_ISA exp_check /* the name that this copy of the kernels has beside those of the library */
-#include "../kernels.c"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "../kernels.h"
+#include FSM_SIMD
+#include "../exp.h"
+#include "../terms.h"
 
 #include <float.h>
 #include <inttypes.h>
