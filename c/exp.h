@@ -24,7 +24,11 @@
  * other: the 40 cycles of one are more than a core's schedulers see ahead. */
 #define LOCKSTEP 4
 
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__ /* or compiling takes minutes */
+#define UNROLL
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 #define TEMPLATE static inline __attribute__((always_inline)) /* compiled anew for each constant argument */
 
 /* s and scale = 2^(n - N + BOOST) of k vectors, in step, each with an N of its
