@@ -112,6 +112,7 @@ def test_left_alone(op, case):
     assert direct[op](*NOT_DIRECT[case], None) is None
 
 
+@needs_c
 @every_op
 @pytest.mark.parametrize("case", NOT_DIRECT)
 def test_what_is_left_alone_ends_as_it_does_the_long_way(op, case):
