@@ -1,5 +1,4 @@
-/* From the sums of up to sixteen rows to what their last pass takes. Included
- * by kernels.c alone. */
+/* From the sums of up to sixteen rows to what their last pass takes. Included by kernels.c alone. */
 #ifndef FSM_CLOSING_H
 #define FSM_CLOSING_H
 
@@ -9,12 +8,10 @@ enum { BATCH = 16 }; /* rows that are opened and closed at once */
 struct batch {
     T max[BATCH]; /* NaN dropped */
     T shift[BATCH], base[BATCH];
-    double sum[BATCH], low[BATCH]; /* of the terms, in two parts; for logarithms
-                                    without the maxima */
+    double sum[BATCH], low[BATCH]; /* of the terms, in two parts; for logarithms without the maxima */
     double count[BATCH];           /* of the maxima */
     T hi[BATCH], lo[BATCH];        /* softmax: 1 / sum; log_softmax: logsumexp; in two parts */
-    T peak[BATCH], top[BATCH];     /* softmax: the term of a maximum that is nearly
-                                all of the sum, and its result; or -1 */
+    T peak[BATCH], top[BATCH];     /* softmax: the term of a maximum that is nearly all of the sum, and its result; or -1 */
 };
 
 static inline void open_rows(struct batch *b) {
@@ -52,12 +49,9 @@ static inline void normalize(double *hi, double *low) {
 
 /* ---- softmax ---- */
 
-#define PEAK \
-    0x1p-6 /* a row whose other terms are a smaller part than this of the sum    \
-            has a peak */
+#define PEAK 0x1p-6 /* a row whose other terms are a smaller part than this of the sum has a peak */
 
-/* What rounding took from the terms of W maxima, e^(max - shift) / 2^base, as
- * they are stored. */
+/* What rounding took from the terms of W maxima, e^(max - shift) / 2^base, as they are stored. */
 static inline void lost_from(vec t, vec base, vec s, vec scale, vec term, dvec lost[W / DOUBLES]) {
 #if FSM_DOUBLE
     (void)t, (void)base, (void)term;
@@ -78,16 +72,15 @@ static inline void lost_from(vec t, vec base, vec s, vec scale, vec term, dvec l
 #endif
 }
 
-/* The maximum's own term often is by far the largest part of the sum, and what
- * rounding took from it is put back there: 0.6 ulp less at worst (3.4 to 2.8,
- * with groups of 32). The term itself stays as it is, which is right to 1.4
- * units of rounding, unless it is all but alone: there the result must not pass
- * 1, so it is computed apart. Rows up to a multiple of W are closed: those that
- * are not must hold numbers. */
+/* The maximum's own term often is by far the largest part of the sum, and what rounding took from it is put back there: 0.6
+ * ulp less at worst (3.4 to 2.8, with groups of 32). The term itself stays as it is, which is right to 1.4 units of
+ * rounding, unless it is all but alone: there the result must not pass 1, so it is computed apart. Rows up to a multiple of
+ * W are closed: those that are not must hold numbers. */
 static inline void close_softmax(struct batch *b, size_t rows) {
     for (size_t i = 0; i < rows; i += W) {
         vec shift = v_load(b->shift + i), base = v_load(b->base + i), t = v_load(b->max + i) - shift, s, scale;
-        v_exp_parts(1, &t, base_of(shift, base).magic, &s, &scale);
+        vec magic = base_of(shift, base).magic;
+        v_exp_parts(1, &t, &magic, &s, &scale);
         vec term = (v_set1(1) + s) * scale;
         dvec top[W / DOUBLES], lost[W / DOUBLES], hi[W / DOUBLES], lo[W / DOUBLES], peak[W / DOUBLES];
         lost_from(t, base, s, scale, term, lost);
@@ -117,34 +110,28 @@ static inline void close_softmax(struct batch *b, size_t rows) {
     }
 }
 
-/* ---- The logarithm of a row's sum: log sum e^(x - max), never negative and
- * never cancelled ---- */
+/* ---- The logarithm of a row's sum: log sum e^(x - max), never negative and never cancelled ---- */
 
 struct logs {
-    double offset[BATCH], base[BATCH]; /* the maximum is e^offset / 2^base in the
-                                        unit of the terms */
+    double offset[BATCH], base[BATCH]; /* the maximum is e^offset / 2^base in the unit of the terms */
     double sum[BATCH], low[BATCH];     /* of the terms but the maxima */
     double count[BATCH];               /* of the maxima */
     double log[BATCH];                 /* the result */
 };
 
-/* log (count + sum / e^offset 2^base), where terms carry the factor unit
- * 2^BOOST (of float64). One copy an ISA: float32 kernels call the one of the
- * float64 compilation. */
+/* log (count + sum / e^offset 2^base), where terms carry the factor unit 2^BOOST (of float64). One copy an ISA: float32
+ * kernels call the one of the float64 compilation. */
 void TAKE_LOGS(FSM_ISA)(struct logs *s, size_t rows, double unit);
 
 #if FSM_DOUBLE
-#define EACH \
-    UNROLL   \
-    for (size_t u = 0; u < count; u++)
 TEMPLATE void take_some_logs(size_t count, struct logs *s, size_t i, vec unit) {
     vec t[LOCKSTEP], sum[LOCKSTEP], e[LOCKSTEP], top[LOCKSTEP], scale[LOCKSTEP], one = v_set1(1);
     vec magic[LOCKSTEP], a[LOCKSTEP], low[LOCKSTEP], log[LOCKSTEP];
-    EACH t[u] = v_load(s->offset + i + u * W);
-    EACH magic[u] = v_set1(MAGIC) + (v_set1(BIAS) - v_load(s->base + i + u * W));
-    v_exp_parts_each(count, t, magic, e, scale);
-    EACH sum[u] = v_load(s->sum + i + u * W);
-    EACH {
+    EACH(u, count) t[u] = v_load(s->offset + i + u * W);
+    EACH(u, count) magic[u] = v_set1(MAGIC) + (v_set1(BIAS) - v_load(s->base + i + u * W));
+    v_exp_parts(count, t, magic, e, scale);
+    EACH(u, count) sum[u] = v_load(s->sum + i + u * W);
+    EACH(u, count) {
         top[u] = one + e[u];
         vec top_low = (e[u] - (top[u] - one)) * (scale[u] * unit);
         top[u] *= scale[u] * unit;
@@ -156,9 +143,8 @@ TEMPLATE void take_some_logs(size_t count, struct logs *s, size_t i, vec unit) {
         low[u] = ((n - (a[u] - back)) + (r - back)) + rl;
     }
     v_log_pair(count, a, low, log);
-    EACH v_store(s->log + i + u * W, log[u]);
+    EACH(u, count) v_store(s->log + i + u * W, log[u]);
 }
-#undef EACH
 
 void TAKE_LOGS(FSM_ISA)(struct logs *s, size_t rows, double unit) {
     enum { MOST = BATCH / W < LOCKSTEP ? BATCH / W : LOCKSTEP };
@@ -176,8 +162,7 @@ static double log_of_count(size_t n) {
     return s.log[0];
 }
 
-/* Logarithms of rows' sums; as in close_softmax the next rows must hold
- * numbers. */
+/* Logarithms of rows' sums; as in close_softmax the next rows must hold numbers. */
 static inline void close_logs(const struct batch *b, struct logs *s, size_t rows) {
     for (size_t i = 0; i < BATCH; i++) {
         s->offset[i] = (double)b->max[i] - (double)b->shift[i];

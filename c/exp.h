@@ -2,74 +2,60 @@
  *
  *   t = n ln2 + r, |r| <= ln2/2;   e^t = 2^n (1 + s),   s = r + r^2 q(r)
  *
- * n is rounded by adding MAGIC, which also leaves it in the low bits of z, from
- * where a shift makes it an exponent. With magic = MAGIC + BIAS - N for an
- * integer N of the caller's the scale is 2^(n-N+BOOST): the shift of a softmax
- * costs nothing and is exact. n - N = -BIAS gives the scale +0.
+ * n is rounded by adding MAGIC, which also leaves it in the low bits of z, from where a shift makes it an exponent. With
+ * magic = MAGIC + BIAS - N for an integer N of the caller's the scale is 2^(n-N+BOOST): the shift of a softmax costs
+ * nothing and is exact. n - N = -BIAS gives the scale +0.
  *
- * r: n LN2_HI cancels exactly against t (|t| < 2^12), so the reduction is
- * rounded once, by the LN2_LO step. Worst errors, checked by tests/exp_check.c
- * (float32: over all inputs; float64: over samples): float32  1.0128 ulp at t =
- * 0x1.da72c4p+5      without FMA 0.9886 ulp at t = -0x1.769da2p+2
- *   float64  1.0031 ulp at t = 0x1.a75d747be5f25p+9            0.9703 ulp at t
- * = 0x1.d4f2319b23224p+5 Lost: Horner down to the constant term (one operation
- * less, but 1.4 ulp of what 1 + s rounds to); one more degree (one operation
- * more, 0.98 ulp); adding the LN2_LO step to s instead of r (one more, 0.89
- * ulp); a 16-entry table and degree 3 (a tenth faster with AVX-512, but such a
- * table does not fit AVX2, and NEON and Numba would have to gather). */
+ * r: n LN2_HI cancels exactly against t (|t| < 2^12), so the reduction is rounded once, by the LN2_LO step. Worst errors,
+ * checked by tests/exp_check.c (float32: over all inputs; float64: over samples):
+ *   float32  1.0128 ulp at t = 0x1.da72c4p+5              without FMA 0.9886 ulp at t = -0x1.769da2p+2
+ *   float64  1.0031 ulp at t = 0x1.a75d747be5f25p+9                   0.9703 ulp at t = 0x1.d4f2319b23224p+5
+ * Lost: Horner down to the constant term (one operation less, but 1.4 ulp of what 1 + s rounds to); one more degree (one
+ * operation more, 0.98 ulp); adding the LN2_LO step to s instead of r (one more, 0.89 ulp); a 16-entry table and degree 3
+ * (a tenth faster with AVX-512, but such a table does not fit AVX2, and NEON and Numba would have to gather). */
 #ifndef FSM_EXP_H
 #define FSM_EXP_H
 
-/* Vectors whose polynomials go in step. One after the other they wait for each
- * other: the 40 cycles of one are more than a core's schedulers see ahead. */
+/* Vectors whose polynomials go in step. One after the other they wait for each other: the 40 cycles of one are more than
+ * a core's schedulers see ahead. */
 #define LOCKSTEP 4
 
 #if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__ /* or compiling takes minutes */
 #define UNROLL
+#elif defined __clang__ /* which ignores GCC's pragma, and leaves arrays of vectors in memory: a quarter of the speed */
+#define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
+#define EACH(i, count) UNROLL for (size_t i = 0; i < (count); i++)
 #define TEMPLATE static inline __attribute__((always_inline)) /* compiled anew for each constant argument */
 
-/* s and scale = 2^(n - N + BOOST) of k vectors, in step, each with an N of its
- * own. */
-TEMPLATE void v_exp_parts_each(size_t k, const vec *t, const vec *magic, vec *s, vec *scale) {
+/* s and scale = 2^(n - N + BOOST) of k vectors, in step, each with an N of its own. */
+TEMPLATE void v_exp_parts(size_t k, const vec *t, const vec *magic, vec *s, vec *scale) {
     static const T c[] = FSM_K(EXP); /* of r^2, r^3, ... */
     enum { LAST = sizeof c / sizeof *c - 1 };
     vec z[LOCKSTEP], n[LOCKSTEP], r[LOCKSTEP], q[LOCKSTEP];
-#define EACH \
-    UNROLL   \
-    for (size_t u = 0; u < k; u++)
-    EACH z[u] = v_fma(t[u], v_set1(FSM_K(LOG2E)), magic[u]);
-    EACH n[u] = z[u] - magic[u];
-    EACH r[u] = v_fnma(n[u], v_set1(REDUCE_HI), t[u]);
-    EACH r[u] = v_fnma(n[u], v_set1(REDUCE_LO), r[u]);
-    EACH q[u] = v_fma(v_set1(c[LAST]), r[u], v_set1(c[LAST - 1]));
+    EACH(u, k) z[u] = v_fma(t[u], v_set1(FSM_K(LOG2E)), magic[u]);
+    EACH(u, k) n[u] = z[u] - magic[u];
+    EACH(u, k) r[u] = v_fnma(n[u], v_set1(REDUCE_HI), t[u]);
+    EACH(u, k) r[u] = v_fnma(n[u], v_set1(REDUCE_LO), r[u]);
+    EACH(u, k) q[u] = v_fma(v_set1(c[LAST]), r[u], v_set1(c[LAST - 1]));
     UNROLL
-    for (int i = LAST - 1; i--;) EACH q[u] = v_fma(q[u], r[u], v_set1(c[i]));
-    EACH s[u] = v_fma(q[u], r[u] * r[u], r[u]);
-    EACH scale[u] = (vec)((ivec)z[u] << MANTISSA);
+    for (int i = LAST - 1; i--;) EACH(u, k) q[u] = v_fma(q[u], r[u], v_set1(c[i]));
+    EACH(u, k) s[u] = v_fma(q[u], r[u] * r[u], r[u]);
+    EACH(u, k) scale[u] = (vec)((ivec)z[u] << MANTISSA);
 }
 
-TEMPLATE void v_exp_parts(size_t k, const vec *t, vec magic, vec *s, vec *scale) {
-    vec same[LOCKSTEP];
-    EACH same[u] = magic;
-    v_exp_parts_each(k, t, same, s, scale);
-}
-
-/* 2^BOOST e^t 2^-N for k vectors, where magic = MAGIC + BIAS - N and lo =
- * v_exp_lo(N); +0 at lo and below; NaN for NaN. (1 + s) scale in one step: the
- * scale is a power of two, so that only 1 + s is rounded. */
+/* 2^BOOST e^t 2^-N for k vectors, where magic = MAGIC + BIAS - N and lo = v_exp_lo(N); +0 at lo and below; NaN for NaN.
+ * (1 + s) scale in one step: the scale is a power of two, so that only 1 + s is rounded. */
 TEMPLATE void v_exp(size_t k, vec *t, vec lo, vec magic) {
-    vec s[LOCKSTEP], scale[LOCKSTEP];
-    EACH t[u] = v_max(lo, t[u]);
-    v_exp_parts(k, t, magic, s, scale);
-    EACH t[u] = v_fma(s[u], scale[u], scale[u]);
-#undef EACH
+    vec same[LOCKSTEP], s[LOCKSTEP], scale[LOCKSTEP];
+    EACH(u, k) t[u] = v_max(lo, t[u]), same[u] = magic;
+    v_exp_parts(k, t, same, s, scale);
+    EACH(u, k) t[u] = v_fma(s[u], scale[u], scale[u]);
 }
 
-/* Where n - N becomes -BIAS; a quarter above it, so that no rounding mode of
- * the caller's makes it less. */
+/* Where n - N becomes -BIAS; a quarter above it, so that no rounding mode of the caller's makes it less. */
 static inline vec v_exp_lo(vec n) { return (n - v_set1(BIAS) + v_set1((T)0.25)) * v_set1(FSM_K(LN2)); }
 
 #endif

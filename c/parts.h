@@ -16,8 +16,8 @@ struct exp_pair EXP_PAIR(FSM_ISA)(double t);
 #if FSM_DOUBLE
 struct exp_pair EXP_PAIR(FSM_ISA)(double t) {
     if (!(t > -4000)) return (struct exp_pair){1, 0, -8000};
-    vec scale, s, tv = v_set1(t);
-    v_exp_parts(1, &tv, v_set1(MAGIC), &s, &scale);
+    vec scale, s, tv = v_set1(t), magic = v_set1(MAGIC);
+    v_exp_parts(1, &tv, &magic, &s, &scale);
     vec hi = v_set1(1) + s, lo = s - (hi - v_set1(1));
     return (struct exp_pair){hi[0], lo[0], t_fma(t, FSM_K(LOG2E), MAGIC) - MAGIC};
 }
@@ -154,11 +154,9 @@ TEMPLATE void finish_again_some(bool plain, size_t k, const struct last_of_part 
     vec t[LOCKSTEP];
     UNROLL
     for (size_t u = 0; u < k * W; u += LINE) __builtin_prefetch(x + u + AHEAD);
-    UNROLL
-    for (size_t u = 0; u < k; u++) t[u] = v_load(x + u * W);
+    EACH(u, k) t[u] = v_load(x + u * W);
     terms_of(k, !plain, t, &l->base);
-    UNROLL
-    for (size_t u = 0; u < k; u++) v_stream(y + u * W, plain ? part_scaled(t[u], l) : part_scaled_any(t[u], l));
+    EACH(u, k) v_stream(y + u * W, plain ? part_scaled(t[u], l) : part_scaled_any(t[u], l));
 }
 
 TEMPLATE void finish_again(bool plain, const struct last_of_part *l, const T *x, T *y, size_t n) {

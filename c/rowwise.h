@@ -21,50 +21,52 @@ static T row_max(const T *x, size_t n) {
 #define AHEAD (16384 / sizeof(T))
 #define SOON (1024 / sizeof(T))
 
+/* Vectors of a group, of an eight, of doubles for the eight lanes; and of a step: groups whose terms are computed together. */
 #define VECTORS (FSM_GROUP / W)
+#define EIGHT (W > FSM_LANES ? 1 : FSM_LANES / W)
 #define PARTS (FSM_LANES / DOUBLES)
+#define STEP (VECTORS < LOCKSTEP ? LOCKSTEP : VECTORS)
 
 struct sums {
     dvec hi[PARTS], lo[PARTS]; /* lo: float64's alone */
 };
 
-/* A group's two eights of terms added, and into the sums. */
-static inline void add_group(struct sums *s, const vec t[VECTORS]) {
-#if W > FSM_LANES /* the eights are the halves of a vector, which v_widen adds */
-    const vec *lanes = t;
-#else
-    vec lanes[FSM_LANES / W];
-    for (int i = 0; i < FSM_LANES / W; i++) lanes[i] = t[i] + t[i + FSM_LANES / W];
-#endif
+/* Two eights of each group added: EIGHT vectors a group. A vector wider than an eight keeps both, v_widen adds them. */
+TEMPLATE void add_eights(size_t groups, const vec *t, vec *lanes) {
+    EACH(i, groups * EIGHT) {
+        const vec *first = t + i / EIGHT * VECTORS + i % EIGHT;
+        lanes[i] = first[0];
+        if (W <= FSM_LANES) lanes[i] += first[EIGHT % VECTORS];
+    }
+}
+
+TEMPLATE void add_lanes(size_t groups, const vec *lanes, struct sums *s) {
+    EACH(g, groups) {
 #if FSM_DOUBLE
-    const dvec *d = lanes;
+        const dvec *d = lanes + g * EIGHT;
 #else
-    dvec d[PARTS];
-    v_widen(lanes, d);
+        dvec d[PARTS];
+        v_widen(lanes + g * EIGHT, d);
 #endif
-    for (int i = 0; i < PARTS; i++) add_double(&s->hi[i], &s->lo[i], d[i]);
+        EACH(i, PARTS) add_double(&s->hi[i], &s->lo[i], d[i]);
+    }
 }
 
 /* The lanes of one row, folded as fold() does. */
 static inline void fold_row(struct sums *s, double *sum, double *low) {
     UNROLL
-    for (int half = PARTS / 2; half; half /= 2) {
-        UNROLL
-        for (int i = 0; i < half; i++) fold_pair(&s->hi[i], &s->lo[i], s->hi[i + half], s->lo[i + half]);
+    for (size_t half = PARTS / 2; half; half /= 2) {
+        EACH(i, half) fold_pair(&s->hi[i], &s->lo[i], s->hi[i + half], s->lo[i + half]);
     }
     dvec hi[DOUBLES], lo[DOUBLES];
+    EACH(i, DOUBLES) hi[i] = (dvec){s->hi[0][i]}, lo[i] = (dvec){FSM_DOUBLE ? s->lo[0][i] : 0};
     UNROLL
-    for (int i = 0; i < DOUBLES; i++) hi[i] = (dvec){s->hi[0][i]}, lo[i] = (dvec){FSM_DOUBLE ? s->lo[0][i] : 0};
-    UNROLL
-    for (int half = DOUBLES / 2; half; half /= 2) {
-        UNROLL
-        for (int i = 0; i < half; i++) fold_pair(&hi[i], &lo[i], hi[i + half], lo[i + half]);
+    for (size_t half = DOUBLES / 2; half; half /= 2) {
+        EACH(i, half) fold_pair(&hi[i], &lo[i], hi[i + half], lo[i + half]);
     }
     *sum = hi[0][0];
     *low = lo[0][0];
 }
-
-enum { STEP = VECTORS < LOCKSTEP ? LOCKSTEP / VECTORS : 1 }; /* groups whose terms are computed in step */
 
 /* What one row's sum carries along. */
 struct progress {
@@ -74,72 +76,76 @@ struct progress {
     struct sums sums;
 };
 
-/* x becomes its terms, except those of maxima where these are to be skipped. */
+/* k vectors of x in x become their terms; if they are to be skipped, those of maxima are counted and become 0. */
 TEMPLATE void use_terms(enum use use, bool far, size_t k, struct progress *p, vec *x) {
-    vec top = x[0], skip[LOCKSTEP > VECTORS ? LOCKSTEP : VECTORS];
-    UNROLL
-    for (size_t u = 0; u < k; u++) skip[u] = x[u], top = v_max(top, x[u]);
+    vec top = x[0], before[STEP];
+    EACH(u, k) before[u] = x[u], top = v_max(top, x[u]);
     UNROLL
     for (size_t u = 0; u < k; u += LOCKSTEP) terms_of(k - u < LOCKSTEP ? k - u : LOCKSTEP, far, x + u, &p->base);
     if (use == ADD || use == STORE || !v_count(v_equal(top, p->max)))
         return; /* a tenth faster than to count in every vector */
-    UNROLL
-    for (size_t u = 0; u < k; u++) {
-        mask same = v_equal(skip[u], p->max);
+    EACH(u, k) {
+        mask same = v_equal(before[u], p->max);
         p->count += v_count(same);
         x[u] = v_zero_if(same, x[u]);
     }
 }
 
-/* k whole vectors. */
-TEMPLATE void sum_vectors(enum use use, bool far, size_t k, struct progress *p, const T *x, T *y) {
-    vec t[LOCKSTEP > VECTORS ? LOCKSTEP : VECTORS];
+TEMPLATE void terms_of_step(enum use use, bool far, struct progress *p, const T *x, T *y, vec *term) {
     UNROLL
-    for (size_t u = 0; u < k * W; u += LINE) {
+    for (size_t u = 0; u < STEP * W; u += LINE) {
         __builtin_prefetch(x + u + AHEAD);
         if (use == SKIP_MAX_AND_FETCH) __builtin_prefetch(y + u, 1);
         if (use == STORE) __builtin_prefetch(y + u + SOON, 1);
     }
-    UNROLL
-    for (size_t u = 0; u < k; u++) t[u] = v_load(x + u * W);
-    use_terms(use, far, k, p, t);
-    if (use == STORE) {
-        UNROLL
-        for (size_t u = 0; u < k; u++) v_store(y + u * W, t[u]);
-    }
-    UNROLL
-    for (size_t u = 0; u < k; u += VECTORS) add_group(&p->sums, t + u);
+    EACH(u, STEP) term[u] = v_load(x + u * W);
+    use_terms(use, far, STEP, p, term);
+    if (use == STORE) EACH(u, STEP) v_store(y + u * W, term[u]);
 }
 
-/* The last group, of n < FSM_GROUP elements. */
-TEMPLATE void sum_rest(enum use use, bool far, struct progress *p, const T *x, T *y, size_t n) {
-    vec t[VECTORS];
-    UNROLL
-    for (size_t u = 0; u < VECTORS; u++)
-        t[u] = (u + 1) * W <= n ? v_load(x + u * W)
-               : u * W < n      ? v_load_part(x + u * W, n - u * W, -(T)INFINITY)
-                                : v_set1(-(T)INFINITY);
-    use_terms(use, far, VECTORS, p, t);
-    if (use == STORE) {
-        UNROLL
-        for (size_t u = 0; u < VECTORS; u++)
-            if ((u + 1) * W <= n)
-                v_store(y + u * W, t[u]);
-            else if (u * W < n)
-                v_store_part(y + u * W, n - u * W, t[u]);
+/* All whole steps of a row; the result is how many elements that is. A step's terms are added while those of the next are
+ * computed, for which nothing has to wait: up to a tenth faster than when each step adds its own. */
+TEMPLATE size_t sum_steps(enum use use, bool far, struct progress *p, const T *x, T *y, size_t n) {
+    enum { GROUPS = STEP / VECTORS };
+    vec term[STEP], lanes[GROUPS * EIGHT];
+    size_t i = STEP * W;
+    if (n < i) return 0;
+    terms_of_step(use, far, p, x, y, term);
+    for (; i + STEP * W <= n; i += STEP * W) {
+        add_eights(GROUPS, term, lanes);
+        terms_of_step(use, far, p, x + i, y + i, term);
+        add_lanes(GROUPS, lanes, &p->sums);
     }
-    add_group(&p->sums, t);
+    add_eights(GROUPS, term, lanes);
+    add_lanes(GROUPS, lanes, &p->sums);
+    return i;
+}
+
+/* A group of n <= FSM_GROUP elements. */
+TEMPLATE void sum_group(enum use use, bool far, struct progress *p, const T *x, T *y, size_t n) {
+    vec term[VECTORS], lanes[EIGHT];
+    EACH(u, VECTORS)
+    term[u] = (u + 1) * W <= n ? v_load(x + u * W)
+              : u * W < n      ? v_load_part(x + u * W, n - u * W, -(T)INFINITY)
+                               : v_set1(-(T)INFINITY);
+    use_terms(use, far, VECTORS, p, term);
+    if (use == STORE) {
+        EACH(u, VECTORS)
+        if ((u + 1) * W <= n)
+            v_store(y + u * W, term[u]);
+        else if (u * W < n)
+            v_store_part(y + u * W, n - u * W, term[u]);
+    }
+    add_eights(1, term, lanes);
+    add_lanes(1, lanes, &p->sums);
 }
 
 /* Row i of a batch: the terms of n <= FSM_BLOCK elements, stored or not, and their sum. */
 TEMPLATE void sum_row_at(enum use use, bool far, struct batch *batch, size_t row, const T *x, T *y, size_t n) {
     struct progress p = {
         base_of(v_set1(batch->shift[row]), v_set1(batch->base[row])), v_set1(batch->max[row]), 0, {{{0}}, {{0}}}};
-    size_t i = 0;
-    for (; i + STEP * FSM_GROUP <= n; i += STEP * FSM_GROUP) sum_vectors(use, far, STEP * VECTORS, &p, x + i, y + i);
-    if (STEP > 1)
-        for (; i + FSM_GROUP <= n; i += FSM_GROUP) sum_vectors(use, far, VECTORS, &p, x + i, y + i);
-    if (i < n) sum_rest(use, far, &p, x + i, y + i, n - i);
+    for (size_t i = sum_steps(use, far, &p, x, y, n); i < n; i += FSM_GROUP)
+        sum_group(use, far, &p, x + i, y + i, n - i < FSM_GROUP ? n - i : FSM_GROUP);
     fold_row(&p.sums, &batch->sum[row], &batch->low[row]);
     batch->count[row] = p.count;
 }
@@ -170,8 +176,7 @@ TEMPLATE void apply_with(vec (*f)(vec, const struct last *), const struct last *
     size_t i = n < 8 * W ? 0 : unaligned(y);
     if (i) v_store_part(y, i, f(v_load_part(x, i, 0), l));
     for (; i + 4 * W <= n; i += 4 * W) {
-        UNROLL
-        for (size_t u = 0; u < 4; u++) v_store(y + i + u * W, f(v_load(x + i + u * W), l));
+        EACH(u, 4) v_store(y + i + u * W, f(v_load(x + i + u * W), l));
     }
     for (; i + W <= n; i += W) v_store(y + i, f(v_load(x + i), l));
     if (i < n) v_store_part(y + i, n - i, f(v_load_part(x + i, n - i, 0), l));

@@ -25,10 +25,7 @@ static inline struct base base_of(vec shift, vec n) {
 /* The terms of k vectors of x in its place. x less the shift, if a row has one; what is more than the shift below it has no
  * part in the sum and must not make the difference overflow. */
 TEMPLATE void terms_of(size_t k, bool far, vec *x, const struct base *b) {
-    if (far) {
-        UNROLL
-        for (size_t u = 0; u < k; u++) x[u] = v_max(b->floor, x[u]) - b->shift;
-    }
+    if (far) EACH(u, k) x[u] = v_max(b->floor, x[u]) - b->shift;
     v_exp(k, x, b->lo, b->magic);
 }
 
@@ -65,9 +62,8 @@ static inline void fold_pair(dvec *hi, dvec *lo, dvec h, dvec l) {
 /* The eight lanes of a block, of DOUBLES rows side by side: lane l and l + 4, then l and l + 2, then the last two. */
 static inline void fold(dvec hi[FSM_LANES], dvec lo[FSM_LANES]) {
     UNROLL
-    for (int half = FSM_LANES / 2; half; half /= 2) {
-        UNROLL
-        for (int i = 0; i < half; i++) fold_pair(&hi[i], &lo[i], hi[i + half], lo[i + half]);
+    for (size_t half = FSM_LANES / 2; half; half /= 2) {
+        EACH(i, half) fold_pair(&hi[i], &lo[i], hi[i + half], lo[i + half]);
     }
 }
 

@@ -24,12 +24,10 @@ static void fill_from_rows(const T *x, ptrdiff_t next, size_t rows, size_t n, T 
     for (size_t r = 0; r < BATCH; r += W)
         for (size_t i = 0; i < n; i += W) {
             vec m[W];
-            UNROLL
-            for (size_t j = 0; j < W; j++)
+            EACH(j, W)
                 m[j] = r + j < rows ? load_some(x + (ptrdiff_t)(r + j) * next + i, n - i) : v_set1(0);
             v_transpose(m);
-            UNROLL
-            for (size_t j = 0; j < W; j++) v_store(t + (i + j) * BATCH + r, m[j]);
+            EACH(j, W) v_store(t + (i + j) * BATCH + r, m[j]);
         }
 }
 
@@ -86,11 +84,9 @@ TEMPLATE void deliver_to_rows(last_pass f, const struct last *l, const T *t, T *
         i -= W;
         for (size_t r = 0; r < rows; r += W) {
             vec m[W];
-            UNROLL
-            for (size_t j = 0; j < W; j++) m[j] = f(v_load(t + (i + j) * BATCH + r), &l[r / W]);
+            EACH(j, W) m[j] = f(v_load(t + (i + j) * BATCH + r), &l[r / W]);
             v_transpose(m);
-            UNROLL
-            for (size_t j = 0; j < W; j++) {
+            EACH(j, W) {
                 T *to = y + (ptrdiff_t)(r + j) * next + i;
                 if (r + j < rows) store_some(to, to + W <= end ? W : n - i, m[j]);
             }
@@ -163,32 +159,27 @@ TEMPLATE void sum_lanes(enum use use, bool far, bool half, size_t k, struct colu
     size_t count = half ? k : 2 * k;
     vec x[MOST], term[MOST];
     T *at[MOST];
-    UNROLL
-    for (size_t u = 0; u < count; u++) {
+    EACH(u, count) {
         at[u] = t + (l + (half ? u : u / 2 + u % 2 * FSM_LANES)) * BATCH;
         x[u] = term[u] = v_load(at[u]);
     }
     terms_of(count, far, term, &c->base);
     if (use == STORE) {
-        UNROLL
-        for (size_t u = 0; u < count; u++) v_store(at[u], term[u]);
+        EACH(u, count) v_store(at[u], term[u]);
     }
     if (use == SKIP_MAX) {
-        UNROLL
-        for (size_t u = 0; u < count; u++) {
+        EACH(u, count) {
             mask top = v_equal(x[u], c->max);
             c->count += v_select(top, v_set1(1), v_set1(0));
             term[u] = v_zero_if(top, term[u]);
         }
     }
-    UNROLL
-    for (size_t u = 0; u < k; u++) {
+    EACH(u, k) {
         dvec d[W / DOUBLES];
         vec lane = term[half ? u : 2 * u];
         if (!half) lane += term[2 * u + 1];
         v_doubles(lane, d);
-        UNROLL
-        for (size_t p = 0; p < W / DOUBLES; p++) add_double(&c->hi[p][l + u], &c->lo[p][l + u], d[p]);
+        EACH(p, W / DOUBLES) add_double(&c->hi[p][l + u], &c->lo[p][l + u], d[p]);
     }
 }
 
@@ -207,8 +198,7 @@ TEMPLATE void sum_columns(enum use use, bool far, struct batch *b, size_t r, T *
     }
     for (; i + l + FSM_LANES < n; l++) sum_lanes(use, far, false, 1, &c, t + i * BATCH, l);
     for (; i + l < n && l < FSM_LANES; l++) sum_lanes(use, far, true, 1, &c, t + i * BATCH, l);
-    UNROLL
-    for (size_t p = 0; p < W / DOUBLES; p++) {
+    EACH(p, W / DOUBLES) {
         fold(c.hi[p], c.lo[p]);
         memcpy(b->sum + r + p * DOUBLES, c.hi[p], sizeof(dvec));
         memcpy(b->low + r + p * DOUBLES, c.lo[p], sizeof(dvec));

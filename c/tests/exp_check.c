@@ -132,7 +132,7 @@ static void check_batch(struct part *p, const T *x, size_t count) {
         const struct base b = base_of(v_load(shift + i), v_load(base + i));
         const vec t = v_max(b.lo, v_max(b.floor, v_load(x + i)) - b.shift);
         vec s, scale;
-        v_exp_parts(1, &t, b.magic, &s, &scale);
+        v_exp_parts(1, &t, &b.magic, &s, &scale);
         v_store(term + i, term_of(true, v_load(x + i), &b));
         v_store(apart + i, (v_set1(1) + s) * scale);
     }
