@@ -11,20 +11,21 @@ struct batch {
     double sum[BATCH], low[BATCH]; /* of the terms, in two parts; for logarithms without the maxima */
     double count[BATCH];           /* of the maxima */
     T hi[BATCH], lo[BATCH];        /* softmax: 1 / sum; log_softmax: logsumexp; in two parts */
-    T peak[BATCH], top[BATCH];     /* softmax: the term of a maximum that is nearly all of the sum, and its result; or -1 */
+    T peak[BATCH], top[BATCH]; /* softmax: the term of a maximum that is nearly all of the sum, and its result; or -1 */
 };
 
-static inline void open_rows(struct batch *b) {
-    for (int i = 0; i < BATCH; i++) choose_base(b->max[i], &b->shift[i], &b->base[i]);
-}
-
-/* What close_ wants in the lanes that are no rows. */
-static inline void fill_up(struct batch *b, size_t rows) {
-    for (size_t i = rows; i < BATCH; i++) {
+/* Rows are opened and closed in vectors, whose other lanes must hold numbers. All of them: with a variable number GCC takes
+ * `rep stos`, a seventh of the time of a short row. */
+static inline void clear(struct batch *b) {
+    for (size_t i = 0; i < BATCH; i++) {
         b->max[i] = 0;
         b->sum[i] = b->count[i] = 1;
         b->low[i] = 0;
     }
+}
+
+TEMPLATE void open_rows(struct batch *b, size_t lanes) {
+    for (size_t i = 0; i < lanes; i++) choose_base(b->max[i], &b->shift[i], &b->base[i]);
 }
 
 static inline bool any_far(const struct batch *b, size_t from, size_t count) {
@@ -74,8 +75,7 @@ static inline void lost_from(vec t, vec base, vec s, vec scale, vec term, dvec l
 
 /* The maximum's own term often is by far the largest part of the sum, and what rounding took from it is put back there: 0.6
  * ulp less at worst (3.4 to 2.8, with groups of 32). The term itself stays as it is, which is right to 1.4 units of
- * rounding, unless it is all but alone: there the result must not pass 1, so it is computed apart. Rows up to a multiple of
- * W are closed: those that are not must hold numbers. */
+ * rounding, unless it is all but alone: there the result must not pass 1, so it is computed apart. */
 static inline void close_softmax(struct batch *b, size_t rows) {
     for (size_t i = 0; i < rows; i += W) {
         vec shift = v_load(b->shift + i), base = v_load(b->base + i), t = v_load(b->max + i) - shift, s, scale;
@@ -127,11 +127,11 @@ void TAKE_LOGS(FSM_ISA)(struct logs *s, size_t rows, double unit);
 TEMPLATE void take_some_logs(size_t count, struct logs *s, size_t i, vec unit) {
     vec t[LOCKSTEP], sum[LOCKSTEP], e[LOCKSTEP], top[LOCKSTEP], scale[LOCKSTEP], one = v_set1(1);
     vec magic[LOCKSTEP], a[LOCKSTEP], low[LOCKSTEP], log[LOCKSTEP];
-    EACH(u, count) t[u] = v_load(s->offset + i + u * W);
-    EACH(u, count) magic[u] = v_set1(MAGIC) + (v_set1(BIAS) - v_load(s->base + i + u * W));
+    EACH (u, count) t[u] = v_load(s->offset + i + u * W);
+    EACH (u, count) magic[u] = v_set1(MAGIC) + (v_set1(BIAS) - v_load(s->base + i + u * W));
     v_exp_parts(count, t, magic, e, scale);
-    EACH(u, count) sum[u] = v_load(s->sum + i + u * W);
-    EACH(u, count) {
+    EACH (u, count) sum[u] = v_load(s->sum + i + u * W);
+    EACH (u, count) {
         top[u] = one + e[u];
         vec top_low = (e[u] - (top[u] - one)) * (scale[u] * unit);
         top[u] *= scale[u] * unit;
@@ -143,7 +143,7 @@ TEMPLATE void take_some_logs(size_t count, struct logs *s, size_t i, vec unit) {
         low[u] = ((n - (a[u] - back)) + (r - back)) + rl;
     }
     v_log_pair(count, a, low, log);
-    EACH(u, count) v_store(s->log + i + u * W, log[u]);
+    EACH (u, count) v_store(s->log + i + u * W, log[u]);
 }
 
 void TAKE_LOGS(FSM_ISA)(struct logs *s, size_t rows, double unit) {
@@ -162,9 +162,9 @@ static double log_of_count(size_t n) {
     return s.log[0];
 }
 
-/* Logarithms of rows' sums; as in close_softmax the next rows must hold numbers. */
+/* Logarithms of rows' sums. */
 static inline void close_logs(const struct batch *b, struct logs *s, size_t rows) {
-    for (size_t i = 0; i < BATCH; i++) {
+    for (size_t i = 0; i < (rows == 1 ? W : BATCH); i++) {
         s->offset[i] = (double)b->max[i] - (double)b->shift[i];
         s->base[i] = (double)b->base[i];
         s->sum[i] = b->sum[i];
@@ -205,14 +205,17 @@ static inline void close_logsumexp(const struct batch *b, size_t rows, double lo
 
 /* What it takes from a row, or from W rows side by side. */
 struct last {
-    vec hi, lo, peak, top;
+    vec hi, lo, peak, top, down, further; /* the last two of parts of long rows only (fsm_part) */
 };
+
+typedef vec last_pass(vec, const struct last *);
 
 static inline vec scaled(vec y, const struct last *l) { return v_times(y, l->hi, l->lo); }
 static inline vec or_nan(vec y, const struct last *l) { return v_select(v_equal(l->hi, l->hi), y, v_set1((T)NAN)); }
 static inline vec scaled_special(vec y, const struct last *l) {
     return or_nan(v_select(v_equal(y, l->peak), l->top, scaled(y, l)), l);
 }
+static inline vec scaled_far(vec y, const struct last *l) { return scaled_special((y * l->down) * l->further, l); }
 static inline vec shifted(vec x, const struct last *l) { return (x - l->hi) - l->lo; }
 static inline vec shifted_special(vec x, const struct last *l) { return or_nan(shifted(x, l), l); }
 

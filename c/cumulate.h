@@ -24,12 +24,6 @@ static double one_term(double shift, double base, double x) {
     return term_of(shift != 0, v_set1(x), &b)[0];
 }
 
-static void cumulate_term(struct cumulation *c, double term, double low) {
-    double hi = c->hi + term, back = hi - c->hi;
-    c->lo += ((c->hi - (hi - back)) + (term - back)) + low;
-    c->hi = hi;
-}
-
 /* A base for the new maximum x, far above the old one. The factor of the sums, e^(old shift - new) 2^(old base - new), is
  * exact where both are unshifted; the shifts' difference is exact wherever the factor is not far below all that counts. */
 static void rebase(struct cumulation *c, double x) {
@@ -43,7 +37,7 @@ static void rebase(struct cumulation *c, double x) {
 
 static void new_maximum(struct cumulation *c, double x) {
     double old = c->count * c->top;
-    cumulate_term(c, old, fma(c->count, c->top, -old));
+    add_pair(&c->hi, &c->lo, old, fma(c->count, c->top, -old));
     if (!(x - c->from <= 277)) rebase(c, x);
     c->max = x;
     c->count = 1;
@@ -58,7 +52,7 @@ static void cumulate_one(struct cumulation *c, double x) {
     else if (x == c->max)
         c->count++;
     else if (isfinite(c->max))
-        cumulate_term(c, one_term(c->shift, c->base, x), 0);
+        add_pair(&c->hi, &c->lo, one_term(c->shift, c->base, x), 0);
 }
 
 void CUMULATE(FSM_ISA)(struct cumulation *c, const double *x, double *y, size_t k) {

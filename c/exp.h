@@ -27,7 +27,9 @@
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
-#define EACH(i, count) UNROLL for (size_t i = 0; i < (count); i++)
+#define EACH(i, count) \
+    UNROLL             \
+    for (size_t i = 0; i < (count); i++)
 #define TEMPLATE static inline __attribute__((always_inline)) /* compiled anew for each constant argument */
 
 /* s and scale = 2^(n - N + BOOST) of k vectors, in step, each with an N of its own. */
@@ -35,24 +37,25 @@ TEMPLATE void v_exp_parts(size_t k, const vec *t, const vec *magic, vec *s, vec 
     static const T c[] = FSM_K(EXP); /* of r^2, r^3, ... */
     enum { LAST = sizeof c / sizeof *c - 1 };
     vec z[LOCKSTEP], n[LOCKSTEP], r[LOCKSTEP], q[LOCKSTEP];
-    EACH(u, k) z[u] = v_fma(t[u], v_set1(FSM_K(LOG2E)), magic[u]);
-    EACH(u, k) n[u] = z[u] - magic[u];
-    EACH(u, k) r[u] = v_fnma(n[u], v_set1(REDUCE_HI), t[u]);
-    EACH(u, k) r[u] = v_fnma(n[u], v_set1(REDUCE_LO), r[u]);
-    EACH(u, k) q[u] = v_fma(v_set1(c[LAST]), r[u], v_set1(c[LAST - 1]));
+    EACH (u, k) z[u] = v_fma(t[u], v_set1(FSM_K(LOG2E)), magic[u]);
+    EACH (u, k) n[u] = z[u] - magic[u];
+    EACH (u, k) r[u] = v_fnma(n[u], v_set1(REDUCE_HI), t[u]);
+    EACH (u, k) r[u] = v_fnma(n[u], v_set1(REDUCE_LO), r[u]);
+    EACH (u, k) q[u] = v_fma(v_set1(c[LAST]), r[u], v_set1(c[LAST - 1]));
     UNROLL
-    for (int i = LAST - 1; i--;) EACH(u, k) q[u] = v_fma(q[u], r[u], v_set1(c[i]));
-    EACH(u, k) s[u] = v_fma(q[u], r[u] * r[u], r[u]);
-    EACH(u, k) scale[u] = (vec)((ivec)z[u] << MANTISSA);
+    for (int i = LAST - 1; i--;)
+        EACH (u, k) q[u] = v_fma(q[u], r[u], v_set1(c[i]));
+    EACH (u, k) s[u] = v_fma(q[u], r[u] * r[u], r[u]);
+    EACH (u, k) scale[u] = (vec)((ivec)z[u] << MANTISSA);
 }
 
 /* 2^BOOST e^t 2^-N for k vectors, where magic = MAGIC + BIAS - N and lo = v_exp_lo(N); +0 at lo and below; NaN for NaN.
  * (1 + s) scale in one step: the scale is a power of two, so that only 1 + s is rounded. */
 TEMPLATE void v_exp(size_t k, vec *t, vec lo, vec magic) {
     vec same[LOCKSTEP], s[LOCKSTEP], scale[LOCKSTEP];
-    EACH(u, k) t[u] = v_max(lo, t[u]), same[u] = magic;
+    EACH (u, k) t[u] = v_max(lo, t[u]), same[u] = magic;
     v_exp_parts(k, t, same, s, scale);
-    EACH(u, k) t[u] = v_fma(s[u], scale[u], scale[u]);
+    EACH (u, k) t[u] = v_fma(s[u], scale[u], scale[u]);
 }
 
 /* Where n - N becomes -BIAS; a quarter above it, so that no rounding mode of the caller's makes it less. */

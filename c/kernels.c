@@ -30,7 +30,7 @@ enum { SHORT_MAPS = 24, SHORT_REDUCTIONS = 48 };
 
 static void all_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n) {
     T tile[(SHORT_REDUCTIONS + W) * BATCH];
-    size_t side_by_side = op == FSM_SOFTMAX || op == FSM_LOG_SOFTMAX ? SHORT_MAPS : SHORT_REDUCTIONS;
+    size_t side_by_side = fsm_is_map(op) ? SHORT_MAPS : SHORT_REDUCTIONS;
     double log_n = op == FSM_LOGMEANEXP ? log_of_count(n) : 0;
     size_t batch = n < 4096 / BATCH ? BATCH : n < 4096 ? 4096 / n : 1;
     for (; rows; rows -= batch, x += (ptrdiff_t)batch * x_pitch, y += (ptrdiff_t)batch * y_pitch) {
@@ -42,24 +42,21 @@ static void all_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y
     }
 }
 
-static void one_by_one(fsm_op op, const T *x, T *y, size_t n) {
-    if (op == FSM_LOGCUMSUMEXP)
-        cumulate_row(x, y, n);
-    else if (op == FSM_SIGMOID)
-        map_elements(sigmoid, x, y, n);
-    else
-        map_elements(softplus, x, y, n);
-}
-
 static void kernel_rows(fsm_op op, const void *vx, ptrdiff_t x_pitch, void *vy, ptrdiff_t y_pitch, size_t rows,
                         size_t n) {
     const T *x = vx;
     T *y = vy;
-    if (op <= FSM_LOGMEANEXP) {
+    if (fsm_is_reduction(op) || fsm_is_map(op)) {
         all_rows(op, x, x_pitch, y, y_pitch, rows, n);
         return;
     }
-    for (; rows--; x += x_pitch, y += y_pitch) one_by_one(op, x, y, n);
+    for (; rows--; x += x_pitch, y += y_pitch)
+        if (op == FSM_LOGCUMSUMEXP)
+            cumulate_row(x, y, n);
+        else if (op == FSM_SIGMOID)
+            map_elements(sigmoid, x, y, n);
+        else
+            map_elements(softplus, x, y, n);
 }
 
 /* As many rows side by side as leave their tiles in half a megabyte of cache. */

@@ -18,6 +18,12 @@
 #define FSM_GROUP 16
 #define FSM_BLOCK 8192
 
+/* What an operation makes of a row: as many numbers; one; or, being an operation on elements, it knows no rows.
+ * logcumsumexp is none of these. */
+static inline bool fsm_is_map(fsm_op op) { return op == FSM_SOFTMAX || op == FSM_LOG_SOFTMAX; }
+static inline bool fsm_is_reduction(fsm_op op) { return op == FSM_LOGSUMEXP || op == FSM_LOGMEANEXP; }
+static inline bool fsm_is_elementwise(fsm_op op) { return op == FSM_SIGMOID || op == FSM_SOFTPLUS; }
+
 /* A sum in two parts, and how many elements equal to the maximum it leaves out. */
 struct fsm_sum {
     double hi, lo, count;
@@ -52,6 +58,9 @@ struct fsm_kernels {
     bool streams; /* finish can write past the cache */
 };
 
-#define FSM_TILE(n) (((n) + 16) * 16 * 4)
+/* Rows whose elements are apart are best given to `apart` so many at once; the scratch it wants, in elements: rows longer by
+ * a vector of 16. */
+#define FSM_STRIP 64
+#define FSM_TILE(n) (((n) + 16) * FSM_STRIP)
 
 #endif

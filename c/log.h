@@ -10,14 +10,15 @@ TEMPLATE void v_log_reduced(size_t count, const vec *k, const vec *f, const vec 
     static const T c[] = FSM_K(LOG); /* of w, w^2, ... */
     enum { LAST = sizeof c / sizeof *c - 1 };
     vec s[LOCKSTEP], w[LOCKSTEP], half[LOCKSTEP], r[LOCKSTEP], tail[LOCKSTEP];
-    EACH(u, count) s[u] = f[u] / (f[u] + v_set1(2));
-    EACH(u, count) w[u] = s[u] * s[u];
-    EACH(u, count) half[u] = v_set1((T)0.5) * f[u] * f[u];
-    EACH(u, count) r[u] = v_set1(c[LAST]);
+    EACH (u, count) s[u] = f[u] / (f[u] + v_set1(2));
+    EACH (u, count) w[u] = s[u] * s[u];
+    EACH (u, count) half[u] = v_set1((T)0.5) * f[u] * f[u];
+    EACH (u, count) r[u] = v_set1(c[LAST]);
     UNROLL
-    for (int i = LAST; i--;) EACH(u, count) r[u] = v_fma(r[u], w[u], v_set1(c[i]));
-    EACH(u, count) tail[u] = v_fma(s[u], half[u] + w[u] * r[u], v_fma(k[u], v_set1(FSM_K(LN2_LO)), low[u]));
-    EACH(u, count) log[u] = v_fma(k[u], v_set1(FSM_K(LN2_HI)), f[u] - (half[u] - tail[u]));
+    for (int i = LAST; i--;)
+        EACH (u, count) r[u] = v_fma(r[u], w[u], v_set1(c[i]));
+    EACH (u, count) tail[u] = v_fma(s[u], half[u] + w[u] * r[u], v_fma(k[u], v_set1(FSM_K(LN2_LO)), low[u]));
+    EACH (u, count) log[u] = v_fma(k[u], v_set1(FSM_K(LN2_HI)), f[u] - (half[u] - tail[u]));
 }
 
 /* log(1 + e) for e in [0, 1]; below 1.1 ulp of the result. */
@@ -33,7 +34,7 @@ static inline vec v_log1p_unit(vec e) {
 /* log(a + low) for a >= 1 and |low| <= ulp(a): relative to the result also where a = 1 and low is all there is. */
 TEMPLATE void v_log_pair(size_t count, const vec *a, const vec *low, vec *log) {
     vec k[LOCKSTEP], f[LOCKSTEP], rest[LOCKSTEP];
-    EACH(u, count) {
+    EACH (u, count) {
         ivec e = ((ivec)a[u] - (ivec)v_set1(SQRT_HALF)) >> MANTISSA; /* >= 0, since a >= 1 */
         vec z = (vec)((ivec)a[u] - (e << MANTISSA));
         vec down = (vec)((ivec)v_set1(1) - (e << MANTISSA)); /* 2^-e */

@@ -25,8 +25,9 @@ struct exp_pair EXP_PAIR(FSM_ISA)(double t) {
 
 static void kernel_part(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n) {
     struct batch b;
+    clear(&b);
     b.max[0] = row_max(x, n);
-    choose_base(b.max[0], &b.shift[0], &b.base[0]);
+    open_rows(&b, W);
     if (!(b.max[0] > -(T)INFINITY)) b.shift[0] = 0; /* nothing, or NaN */
     if (op != FSM_SOFTMAX)
         sum_row(SKIP_MAX, &b, 0, x, NULL, n);
@@ -45,11 +46,10 @@ static void multiply(double *hi, double *lo, struct exp_pair f) {
     *hi = p;
 }
 
-/* total += hi + lo, with the rounding error kept. */
-static void add_to(struct fsm_sum *total, double hi, double lo) {
-    double sum = total->hi + hi, back = sum - total->hi;
-    total->lo += ((total->hi - (sum - back)) + (hi - back)) + lo;
-    total->hi = sum;
+/* total += (hi + lo) f. */
+static void add_times(struct fsm_sum *total, double hi, double lo, struct exp_pair f) {
+    multiply(&hi, &lo, f);
+    add_pair(&total->hi, &total->lo, ldexp(hi, (int)f.n), ldexp(lo, (int)f.n));
 }
 
 /* a - b, which does not overflow; -4000 and what is below are one. */
@@ -69,19 +69,14 @@ static struct exp_pair unit_of(const struct fsm_part *part, T shift, T base) {
 }
 
 static void join_part(fsm_op op, struct fsm_sum *total, const struct fsm_part *part, const struct batch *b) {
-    struct exp_pair f = unit_of(part, b->shift[0], b->base[0]);
-    double hi = part->sum.hi, lo = part->sum.lo;
-    multiply(&hi, &lo, f);
-    add_to(total, ldexp(hi, (int)f.n), ldexp(lo, (int)f.n));
+    add_times(total, part->sum.hi, part->sum.lo, unit_of(part, b->shift[0], b->base[0]));
     if (op == FSM_SOFTMAX) return;
     if (part->max == (double)b->max[0]) {
         total->count += part->sum.count;
     } else if (part->sum.count > 0) { /* its maxima were left out, but are not the row's */
-        f = EXP_PAIR(FSM_ISA)(difference(part->max, (double)b->shift[0]));
+        struct exp_pair f = EXP_PAIR(FSM_ISA)(difference(part->max, (double)b->shift[0]));
         f.n += BOOST - (double)b->base[0];
-        hi = part->sum.count, lo = 0;
-        multiply(&hi, &lo, f);
-        add_to(total, ldexp(hi, (int)f.n), ldexp(lo, (int)f.n));
+        add_times(total, part->sum.count, 0, f);
     }
 }
 
@@ -102,10 +97,10 @@ static void scale_part(struct fsm_part *part, const struct batch *b) {
 
 static void kernel_join(fsm_op op, struct fsm_part *parts, size_t count, size_t n, void *y) {
     struct batch b;
-    fill_up(&b, 1);
+    clear(&b);
     b.max[0] = -(T)INFINITY;
     for (size_t i = 0; i < count; i++) b.max[0] = (T)parts[i].max > b.max[0] ? (T)parts[i].max : b.max[0];
-    open_rows(&b);
+    open_rows(&b, W);
     struct fsm_sum total = {0, 0, 0};
     for (size_t i = 0; i < count; i++) join_part(op, &total, &parts[i], &b);
     b.sum[0] = total.hi, b.low[0] = total.lo, b.count[0] = total.count;
@@ -122,54 +117,27 @@ static void kernel_join(fsm_op op, struct fsm_part *parts, size_t count, size_t 
 
 /* ---- The last pass of a part ---- */
 
-struct last_of_part {
-    struct last row;
-    struct base base;
-    vec down, further;
-};
-
-static inline vec part_shifted(vec x, const struct last_of_part *l) { return shifted_special(x, &l->row); }
-static inline vec part_scaled(vec y, const struct last_of_part *l) { return scaled(y, &l->row); }
-static inline vec part_scaled_any(vec y, const struct last_of_part *l) {
-    return scaled_special((y * l->down) * l->further, &l->row);
-}
-TEMPLATE void finish_with(vec (*f)(vec, const struct last_of_part *), bool stream, const struct last_of_part *l,
-                          const T *x, T *y, size_t n) {
-    size_t i = unaligned(y) < n ? unaligned(y) : n;
-    if (i) v_store_part(y, i, f(v_load_part(x, i, 0), l));
-    for (; i + 4 * W <= n; i += 4 * W) {
-        UNROLL
-        for (size_t u = 0; u < 4 * W; u += W)
-            if (stream)
-                v_stream(y + i + u, f(v_load(x + i + u), l));
-            else
-                v_store(y + i + u, f(v_load(x + i + u), l));
-    }
-    for (; i + W <= n; i += W) v_store(y + i, f(v_load(x + i), l));
-    if (i < n) v_store_part(y + i, n - i, f(v_load_part(x + i, n - i, 0), l));
-}
-
 /* The terms once more, k of them, and past the cache. */
-TEMPLATE void finish_again_some(bool plain, size_t k, const struct last_of_part *l, const T *x, T *y) {
+TEMPLATE void finish_again_some(bool plain, size_t k, const struct last *l, const struct base *b, const T *x, T *y) {
     vec t[LOCKSTEP];
     UNROLL
     for (size_t u = 0; u < k * W; u += LINE) __builtin_prefetch(x + u + AHEAD);
-    EACH(u, k) t[u] = v_load(x + u * W);
-    terms_of(k, !plain, t, &l->base);
-    EACH(u, k) v_stream(y + u * W, plain ? part_scaled(t[u], l) : part_scaled_any(t[u], l));
+    EACH (u, k) t[u] = v_load(x + u * W);
+    terms_of(k, !plain, t, b);
+    EACH (u, k) v_stream(y + u * W, plain ? scaled(t[u], l) : scaled_far(t[u], l));
 }
 
-TEMPLATE void finish_again(bool plain, const struct last_of_part *l, const T *x, T *y, size_t n) {
+TEMPLATE void finish_again(bool plain, const struct last *l, const struct base *b, const T *x, T *y, size_t n) {
     size_t head = unaligned(y) < n ? unaligned(y) : n;
     for (size_t i = 0; i < n;) {
         size_t k = i < head ? head : n - i < W ? n - i : W;
         if (k < W) {
-            vec t = term_of(!plain, v_load_part(x + i, k, 0), &l->base);
-            v_store_part(y + i, k, plain ? part_scaled(t, l) : part_scaled_any(t, l));
+            vec t = term_of(!plain, v_load_part(x + i, k, 0), b);
+            v_store_part(y + i, k, plain ? scaled(t, l) : scaled_far(t, l));
         } else if (n - i < LOCKSTEP * W) {
-            finish_again_some(plain, 1, l, x + i, y + i);
+            finish_again_some(plain, 1, l, b, x + i, y + i);
         } else {
-            finish_again_some(plain, LOCKSTEP, l, x + i, y + i);
+            finish_again_some(plain, LOCKSTEP, l, b, x + i, y + i);
             k = LOCKSTEP * W;
         }
         i += k;
@@ -177,27 +145,24 @@ TEMPLATE void finish_again(bool plain, const struct last_of_part *l, const T *x,
 }
 
 static void kernel_finish(fsm_op op, const struct fsm_part *p, const void *vx, void *vy, size_t n, bool again) {
-    struct last_of_part l = {
-        {v_set1((T)p->hi), v_set1((T)p->lo), v_set1((T)p->peak), v_set1((T)p->top)},
-        base_of(v_set1((T)p->shift), v_set1((T)p->base)),
-        v_set1((T)p->down),
-        v_set1((T)p->further),
-    };
+    struct last l = {v_set1((T)p->hi),  v_set1((T)p->lo),   v_set1((T)p->peak),
+                     v_set1((T)p->top), v_set1((T)p->down), v_set1((T)p->further)};
+    struct base b = base_of(v_set1((T)p->shift), v_set1((T)p->base));
     const T *x = vx;
     T *y = vy;
     bool plain = p->shift == 0 && p->down == 1 && p->peak < 0 && !isnan(p->hi);
-    if (op == FSM_LOG_SOFTMAX && again)
-        finish_with(part_shifted, true, &l, x, y, n);
+    if (op == FSM_LOG_SOFTMAX && again && n >= ALIGNED)
+        apply_with(shifted_special, true, &l, x, y, n);
     else if (op == FSM_LOG_SOFTMAX)
-        finish_with(part_shifted, false, &l, x, y, n);
-    else if (plain && again)
-        finish_again(true, &l, x, y, n);
+        apply_with(shifted_special, false, &l, x, y, n);
+    else if (again && plain)
+        finish_again(true, &l, &b, x, y, n);
     else if (again)
-        finish_again(false, &l, x, y, n);
+        finish_again(false, &l, &b, x, y, n);
     else if (plain)
-        finish_with(part_scaled, false, &l, y, y, n);
+        apply_with(scaled, false, &l, y, y, n);
     else
-        finish_with(part_scaled_any, false, &l, y, y, n);
+        apply_with(scaled_far, false, &l, y, y, n);
     if (again) v_streamed();
 }
 

@@ -10,13 +10,14 @@
 enum {
     CHUNK = 1 << 14, /* elements that a thread claims at once, roughly */
     SQUARE = 16,     /* rows of a tile, and elements of them copied at once: sixteen float32 are a cache line */
-    STRIP = 64,      /* rows that kernels take side by side where elements are apart */
     PAD = 16,        /* elements between the rows of a tile, so that they do not all fall on one set of the cache */
     LINE = 64,       /* bytes */
-    PAST_CACHE = 16 << 20, /* bytes of results that do not stay in the cache, and are better written past it */
-    PAST_MEMORY =
-        64 << 20 /* bytes of a float32 row from which on reading it twice and computing its terms twice is faster
-                              than writing and reading its terms once more (by 2 %; at half that size 10 % slower) */
+
+    /* Bytes of results that do not stay in the cache, and are better written past it. */
+    PAST_CACHE = 16 << 20,
+    /* Bytes of a float32 row from which on reading it twice and computing its terms twice is faster than writing and reading
+     * its terms once more (by 2 %; at half that size 10 % slower). */
+    PAST_MEMORY = 64 << 20,
 };
 
 /* ---- Elements of either type ---- */
@@ -27,9 +28,7 @@ static const char *at(const void *p, ptrdiff_t i, fsm_type type) {
     return (const char *)p + i * (ptrdiff_t)size_of[type];
 }
 
-static bool gives_one_number(fsm_op op) { return op == FSM_LOGSUMEXP || op == FSM_LOGMEANEXP; }
-static bool by_element(fsm_op op) { return op == FSM_SIGMOID || op == FSM_SOFTPLUS; }
-static bool by_blocks(fsm_op op) { return !by_element(op) && op != FSM_LOGCUMSUMEXP; }
+static bool by_blocks(fsm_op op) { return fsm_is_map(op) || fsm_is_reduction(op); }
 
 /* ---- The array as the work sees it ---- */
 
@@ -46,7 +45,7 @@ struct job {
     const char *x;
     char *y;
     struct dim outer, inner, row; /* rows of the inner dimension are worked on together */
-    size_t together;              /* how many of them at most */
+    size_t together, groups;      /* at most so many; so many such groups to an outer index */
     bool again;                   /* long rows: terms are computed twice instead of stored (kernels.h) */
     char *scratch;                /* as many pieces as there are threads */
     size_t scratch_bytes;         /* of a piece */
@@ -60,7 +59,11 @@ static void *y_row(const struct job *j, size_t outer, size_t inner) {
     return j->y + ((ptrdiff_t)outer * j->outer.y + (ptrdiff_t)inner * j->inner.y) * (ptrdiff_t)size_of[j->type];
 }
 
-static size_t groups(const struct job *j) { return (j->inner.count + j->together - 1) / j->together; }
+static void group_rows(struct job *j, size_t together) {
+    j->together = together;
+    j->groups = (j->inner.count + together - 1) / together;
+}
+static size_t tasks_of(const struct job *j) { return j->outer.count * j->groups; }
 
 /* The rows of one task: which, and how many. */
 struct task {
@@ -70,7 +73,7 @@ struct task {
 };
 
 static struct task task_of(const struct job *j, size_t index) {
-    size_t outer = index / groups(j), inner = index % groups(j) * j->together, left = j->inner.count - inner;
+    size_t outer = index / j->groups, inner = index % j->groups * j->together, left = j->inner.count - inner;
     return (struct task){x_row(j, outer, inner), y_row(j, outer, inner), left < j->together ? left : j->together};
 }
 
@@ -89,7 +92,7 @@ static void give_back(struct job *j, size_t i) { atomic_flag_clear_explicit(&j->
 
 /* Run all tasks with a piece of so many bytes for each that runs. */
 static fsm_status run_with_scratch(void (*task)(void *, size_t), struct job *j, size_t bytes, unsigned threads) {
-    size_t tasks = j->outer.count * groups(j), pieces = threads < 1 ? 1 : threads < tasks ? threads : tasks;
+    size_t tasks = tasks_of(j), pieces = threads < 1 ? 1 : threads < tasks ? threads : tasks;
     j->scratch_bytes = (bytes + LINE - 1) / LINE * LINE;
     char *memory = malloc(pieces * (j->scratch_bytes + sizeof *j->taken) + LINE);
     if (!memory) return FSM_NO_MEMORY;
@@ -119,7 +122,7 @@ static size_t bytes_before(const struct long_row *r, size_t i) { return i * FSM_
 
 static void run_part(void *row, size_t i) {
     struct long_row *r = row;
-    void *y = r->job->again || gives_one_number(r->job->op) ? NULL : r->y + bytes_before(r, i);
+    void *y = r->job->again || fsm_is_reduction(r->job->op) ? NULL : r->y + bytes_before(r, i);
     r->job->kernels->part(r->job->op, &r->parts[i], r->x + bytes_before(r, i), y, elements_of(r, i));
 }
 static void run_finish(void *row, size_t i) {
@@ -133,7 +136,7 @@ static void run_long(const struct job *j, const void *x, void *y, struct fsm_par
     size_t count = parts_of(j);
     fsm_pool_run(run_part, &r, count, threads);
     j->kernels->join(j->op, parts, count, j->row.count, y);
-    if (!gives_one_number(j->op)) fsm_pool_run(run_finish, &r, count, threads);
+    if (!fsm_is_reduction(j->op)) fsm_pool_run(run_finish, &r, count, threads);
 }
 
 static bool is_long(const struct job *j) { return by_blocks(j->op) && j->row.count > FSM_BLOCK; }
@@ -166,13 +169,13 @@ static void run_task(void *job, size_t index) {
 
 static fsm_status run_in_place(struct job *j, unsigned threads) {
     size_t n = j->row.count, rows = j->outer.count * j->inner.count;
-    j->together = n < CHUNK && !is_long(j) ? CHUNK / n : 1;
+    group_rows(j, n < CHUNK && !is_long(j) ? CHUNK / n : 1);
     size_t bytes = n * size_of[j->type];
     if (j->kernels->streams)
         j->again = j->op == FSM_LOG_SOFTMAX ? bytes * rows >= PAST_CACHE : j->type == FSM_F32 && bytes >= PAST_MEMORY;
     if (is_long(j) && threads > 1 && rows < 4 * (size_t)threads) return share_rows(j, threads);
     if (is_long(j)) return run_with_scratch(run_task_long, j, parts_of(j) * sizeof(struct fsm_part), threads);
-    fsm_pool_run(run_task, j, j->outer.count * groups(j), threads);
+    fsm_pool_run(run_task, j, tasks_of(j), threads);
     return FSM_OK;
 }
 
@@ -215,7 +218,7 @@ static void run_task_gathered(void *job, size_t index) {
     char *tile = piece(j, mine) + parts_bytes;
     ptrdiff_t pitch = (ptrdiff_t)n + PAD;
     copy(j->type, t.x, j->inner.x, j->row.x, tile, pitch, 1, t.rows, n);
-    bool one = gives_one_number(j->op);
+    bool one = fsm_is_reduction(j->op);
     if (!is_long(j)) {
         j->kernels->rows(j->op, tile, pitch, one ? t.y : tile, one ? j->inner.y : pitch, t.rows, n);
     } else {
@@ -232,11 +235,11 @@ static void run_task_gathered(void *job, size_t index) {
 static fsm_status run_strided(struct job *j, unsigned threads) {
     size_t n = j->row.count, size = size_of[j->type];
     if (by_blocks(j->op) && n <= FSM_BLOCK) {
-        j->together = n < CHUNK / STRIP ? CHUNK / n / STRIP * STRIP : STRIP;
+        group_rows(j, n < CHUNK / FSM_STRIP ? CHUNK / n / FSM_STRIP * FSM_STRIP : FSM_STRIP);
         return run_with_scratch(run_task_apart, j, FSM_TILE(n) * size, threads);
     }
     size_t row_bytes = (n + PAD) * size, widest = ((size_t)64 << 20) / row_bytes;
-    j->together = widest < 1 ? 1 : widest < SQUARE ? widest : SQUARE;
+    group_rows(j, widest < 1 ? 1 : widest < SQUARE ? widest : SQUARE);
     size_t parts_bytes = is_long(j) ? parts_of(j) * sizeof(struct fsm_part) : 0;
     return run_with_scratch(run_task_gathered, j, parts_bytes + j->together * row_bytes, threads);
 }
@@ -277,8 +280,14 @@ static size_t distance(struct dim d) { return (size_t)(d.x < 0 ? -d.x : d.x); }
 fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, void *y, size_t outer, size_t n,
                    size_t inner, const ptrdiff_t *strides, unsigned threads) {
     if ((unsigned)op >= FSM_OP_COUNT || (unsigned)type >= FSM_TYPE_COUNT) return FSM_INVALID;
-    struct job j = {.kernels = fsm_kernels_of(isa, type), .op = op, .type = type, .x = x, .y = y};
-    bool one = gives_one_number(op);
+    struct job j; /* not initialized at once: clearing it takes a tenth of the time of a short row */
+    j.kernels = fsm_kernels_of(isa, type);
+    j.op = op;
+    j.type = type;
+    j.x = x;
+    j.y = y;
+    j.again = false;
+    bool one = fsm_is_reduction(op);
     ptrdiff_t in = (ptrdiff_t)inner, row = (ptrdiff_t)n;
     ptrdiff_t dense[6] = {row * in, in, 1, one ? in : row * in, in, 1};
     const ptrdiff_t *s = strides ? strides : dense;
@@ -287,7 +296,7 @@ fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, 
     j.inner = (struct dim){inner, s[2], s[5]};
     if (!outer || !inner || (!n && !one)) return FSM_OK;
     if (!n) return fill_empty_rows(&j);
-    if (by_element(op) && !strides) {
+    if (fsm_is_elementwise(op) && !strides) {
         fsm_pool_run(run_elements, &j, (all_elements(&j) + CHUNK - 1) / CHUNK, threads);
         return FSM_OK;
     }

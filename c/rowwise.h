@@ -33,7 +33,7 @@ struct sums {
 
 /* Two eights of each group added: EIGHT vectors a group. A vector wider than an eight keeps both, v_widen adds them. */
 TEMPLATE void add_eights(size_t groups, const vec *t, vec *lanes) {
-    EACH(i, groups * EIGHT) {
+    EACH (i, groups * EIGHT) {
         const vec *first = t + i / EIGHT * VECTORS + i % EIGHT;
         lanes[i] = first[0];
         if (W <= FSM_LANES) lanes[i] += first[EIGHT % VECTORS];
@@ -41,14 +41,14 @@ TEMPLATE void add_eights(size_t groups, const vec *t, vec *lanes) {
 }
 
 TEMPLATE void add_lanes(size_t groups, const vec *lanes, struct sums *s) {
-    EACH(g, groups) {
+    EACH (g, groups) {
 #if FSM_DOUBLE
         const dvec *d = lanes + g * EIGHT;
 #else
         dvec d[PARTS];
         v_widen(lanes + g * EIGHT, d);
 #endif
-        EACH(i, PARTS) add_double(&s->hi[i], &s->lo[i], d[i]);
+        EACH (i, PARTS) add_double(&s->hi[i], &s->lo[i], d[i]);
     }
 }
 
@@ -56,13 +56,13 @@ TEMPLATE void add_lanes(size_t groups, const vec *lanes, struct sums *s) {
 static inline void fold_row(struct sums *s, double *sum, double *low) {
     UNROLL
     for (size_t half = PARTS / 2; half; half /= 2) {
-        EACH(i, half) fold_pair(&s->hi[i], &s->lo[i], s->hi[i + half], s->lo[i + half]);
+        EACH (i, half) fold_pair(&s->hi[i], &s->lo[i], s->hi[i + half], s->lo[i + half]);
     }
     dvec hi[DOUBLES], lo[DOUBLES];
-    EACH(i, DOUBLES) hi[i] = (dvec){s->hi[0][i]}, lo[i] = (dvec){FSM_DOUBLE ? s->lo[0][i] : 0};
+    EACH (i, DOUBLES) hi[i] = (dvec){s->hi[0][i]}, lo[i] = (dvec){FSM_DOUBLE ? s->lo[0][i] : 0};
     UNROLL
     for (size_t half = DOUBLES / 2; half; half /= 2) {
-        EACH(i, half) fold_pair(&hi[i], &lo[i], hi[i + half], lo[i + half]);
+        EACH (i, half) fold_pair(&hi[i], &lo[i], hi[i + half], lo[i + half]);
     }
     *sum = hi[0][0];
     *low = lo[0][0];
@@ -79,12 +79,12 @@ struct progress {
 /* k vectors of x in x become their terms; if they are to be skipped, those of maxima are counted and become 0. */
 TEMPLATE void use_terms(enum use use, bool far, size_t k, struct progress *p, vec *x) {
     vec top = x[0], before[STEP];
-    EACH(u, k) before[u] = x[u], top = v_max(top, x[u]);
+    EACH (u, k) before[u] = x[u], top = v_max(top, x[u]);
     UNROLL
     for (size_t u = 0; u < k; u += LOCKSTEP) terms_of(k - u < LOCKSTEP ? k - u : LOCKSTEP, far, x + u, &p->base);
     if (use == ADD || use == STORE || !v_count(v_equal(top, p->max)))
         return; /* a tenth faster than to count in every vector */
-    EACH(u, k) {
+    EACH (u, k) {
         mask same = v_equal(before[u], p->max);
         p->count += v_count(same);
         x[u] = v_zero_if(same, x[u]);
@@ -98,9 +98,10 @@ TEMPLATE void terms_of_step(enum use use, bool far, struct progress *p, const T 
         if (use == SKIP_MAX_AND_FETCH) __builtin_prefetch(y + u, 1);
         if (use == STORE) __builtin_prefetch(y + u + SOON, 1);
     }
-    EACH(u, STEP) term[u] = v_load(x + u * W);
+    EACH (u, STEP) term[u] = v_load(x + u * W);
     use_terms(use, far, STEP, p, term);
-    if (use == STORE) EACH(u, STEP) v_store(y + u * W, term[u]);
+    if (use == STORE)
+        EACH (u, STEP) v_store(y + u * W, term[u]);
 }
 
 /* All whole steps of a row; the result is how many elements that is. A step's terms are added while those of the next are
@@ -124,17 +125,17 @@ TEMPLATE size_t sum_steps(enum use use, bool far, struct progress *p, const T *x
 /* A group of n <= FSM_GROUP elements. */
 TEMPLATE void sum_group(enum use use, bool far, struct progress *p, const T *x, T *y, size_t n) {
     vec term[VECTORS], lanes[EIGHT];
-    EACH(u, VECTORS)
-    term[u] = (u + 1) * W <= n ? v_load(x + u * W)
-              : u * W < n      ? v_load_part(x + u * W, n - u * W, -(T)INFINITY)
-                               : v_set1(-(T)INFINITY);
+    EACH (u, VECTORS)
+        term[u] = (u + 1) * W <= n ? v_load(x + u * W)
+                  : u * W < n      ? v_load_part(x + u * W, n - u * W, -(T)INFINITY)
+                                   : v_set1(-(T)INFINITY);
     use_terms(use, far, VECTORS, p, term);
     if (use == STORE) {
-        EACH(u, VECTORS)
-        if ((u + 1) * W <= n)
-            v_store(y + u * W, term[u]);
-        else if (u * W < n)
-            v_store_part(y + u * W, n - u * W, term[u]);
+        EACH (u, VECTORS)
+            if ((u + 1) * W <= n)
+                v_store(y + u * W, term[u]);
+            else if (u * W < n)
+                v_store_part(y + u * W, n - u * W, term[u]);
     }
     add_eights(1, term, lanes);
     add_lanes(1, lanes, &p->sums);
@@ -172,26 +173,32 @@ static void sum_row(enum use use, struct batch *b, size_t row, const T *x, T *y,
 /* Elements before the first whole vector of y. */
 static inline size_t unaligned(const T *y) { return (size_t)(-(uintptr_t)y % sizeof(vec)) / sizeof(T); }
 
-TEMPLATE void apply_with(vec (*f)(vec, const struct last *), const struct last *l, const T *x, T *y, size_t n) {
-    size_t i = n < 8 * W ? 0 : unaligned(y);
+#define ALIGNED (8 * W) /* from this length on y is written in aligned vectors, as streaming has to */
+
+TEMPLATE void apply_with(last_pass f, bool stream, const struct last *l, const T *x, T *y, size_t n) {
+    size_t i = n < ALIGNED ? 0 : unaligned(y);
     if (i) v_store_part(y, i, f(v_load_part(x, i, 0), l));
     for (; i + 4 * W <= n; i += 4 * W) {
-        EACH(u, 4) v_store(y + i + u * W, f(v_load(x + i + u * W), l));
+        EACH (u, 4) {
+            vec z = f(v_load(x + i + u * W), l);
+            stream ? v_stream(y + i + u * W, z) : v_store(y + i + u * W, z);
+        }
     }
     for (; i + W <= n; i += W) v_store(y + i, f(v_load(x + i), l));
     if (i < n) v_store_part(y + i, n - i, f(v_load_part(x + i, n - i, 0), l));
 }
 
 static void apply_row(fsm_op op, const struct batch *b, size_t row, const T *x, T *y, size_t n) {
-    struct last l = {v_set1(b->hi[row]), v_set1(b->lo[row]), v_set1(b->peak[row]), v_set1(b->top[row])};
+    struct last l = {v_set1(b->hi[row]),  v_set1(b->lo[row]), v_set1(b->peak[row]),
+                     v_set1(b->top[row]), v_set1(1),          v_set1(1)};
     if (op == FSM_LOG_SOFTMAX && isnan(b->hi[row]))
-        apply_with(shifted_special, &l, x, y, n);
+        apply_with(shifted_special, false, &l, x, y, n);
     else if (op == FSM_LOG_SOFTMAX)
-        apply_with(shifted, &l, x, y, n);
+        apply_with(shifted, false, &l, x, y, n);
     else if (b->peak[row] > 0 || isnan(b->hi[row]))
-        apply_with(scaled_special, &l, y, y, n);
+        apply_with(scaled_special, false, &l, y, y, n);
     else
-        apply_with(scaled, &l, y, y, n);
+        apply_with(scaled, false, &l, y, y, n);
 }
 
 /* ---- Up to BATCH whole rows, pass by pass: rows do not wait for each other, so that their latencies overlap ---- */
@@ -199,11 +206,11 @@ static void apply_row(fsm_op op, const struct batch *b, size_t row, const T *x, 
 static void rowwise(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n,
                     double log_n) {
     struct batch b;
-    fill_up(&b, rows);
+    clear(&b);
 #define X(i) (x + (ptrdiff_t)(i)*x_pitch)
 #define Y(i) (y + (ptrdiff_t)(i)*y_pitch)
     for (size_t i = 0; i < rows; i++) b.max[i] = row_max(X(i), n);
-    open_rows(&b);
+    rows == 1 ? open_rows(&b, W) : open_rows(&b, BATCH);
     for (size_t i = 0; i < rows; i++)
         sum_row(op == FSM_SOFTMAX       ? STORE
                 : op == FSM_LOG_SOFTMAX ? SKIP_MAX_AND_FETCH
@@ -215,7 +222,7 @@ static void rowwise(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_
         close_log_softmax(&b, rows);
     else
         close_logsumexp(&b, rows, log_n, y, y_pitch);
-    if (op == FSM_SOFTMAX || op == FSM_LOG_SOFTMAX)
+    if (fsm_is_map(op))
         for (size_t i = 0; i < rows; i++) apply_row(op, &b, i, X(i), Y(i), n);
 #undef X
 #undef Y

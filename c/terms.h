@@ -25,7 +25,8 @@ static inline struct base base_of(vec shift, vec n) {
 /* The terms of k vectors of x in its place. x less the shift, if a row has one; what is more than the shift below it has no
  * part in the sum and must not make the difference overflow. */
 TEMPLATE void terms_of(size_t k, bool far, vec *x, const struct base *b) {
-    if (far) EACH(u, k) x[u] = v_max(b->floor, x[u]) - b->shift;
+    if (far)
+        EACH (u, k) x[u] = v_max(b->floor, x[u]) - b->shift;
     v_exp(k, x, b->lo, b->magic);
 }
 
@@ -52,6 +53,13 @@ static inline void add_double(dvec *hi, dvec *lo, dvec d) {
     *hi = sum;
 }
 
+/* hi + lo += h + l, with the rounding error of the sum kept in lo. */
+static inline void add_pair(double *hi, double *lo, double h, double l) {
+    double sum = *hi + h, back = sum - *hi;
+    *lo += ((*hi - (sum - back)) + (h - back)) + l;
+    *hi = sum;
+}
+
 static inline void fold_pair(dvec *hi, dvec *lo, dvec h, dvec l) {
     dvec low = *lo + l;
     *lo = v_dset1(0);
@@ -63,7 +71,7 @@ static inline void fold_pair(dvec *hi, dvec *lo, dvec h, dvec l) {
 static inline void fold(dvec hi[FSM_LANES], dvec lo[FSM_LANES]) {
     UNROLL
     for (size_t half = FSM_LANES / 2; half; half /= 2) {
-        EACH(i, half) fold_pair(&hi[i], &lo[i], hi[i + half], lo[i + half]);
+        EACH (i, half) fold_pair(&hi[i], &lo[i], hi[i + half], lo[i + half]);
     }
 }
 

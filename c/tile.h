@@ -12,7 +12,7 @@ struct layout {
 /* A tile holds element i of row r at [i * BATCH + r], and has room for n + W elements of each. Rows whose elements are apart
  * are taken in strips of up to STRIP tiles: for each element of them all, whole cache lines next to each other are read and
  * written (a tile at a time takes twice as long: each of its lines is on another page). */
-enum { STRIP = 4 };
+enum { STRIP = FSM_STRIP / BATCH };
 
 static inline size_t tile_size(size_t n) { return (n + W) * BATCH; }
 
@@ -24,10 +24,9 @@ static void fill_from_rows(const T *x, ptrdiff_t next, size_t rows, size_t n, T 
     for (size_t r = 0; r < BATCH; r += W)
         for (size_t i = 0; i < n; i += W) {
             vec m[W];
-            EACH(j, W)
-                m[j] = r + j < rows ? load_some(x + (ptrdiff_t)(r + j) * next + i, n - i) : v_set1(0);
+            EACH (j, W) m[j] = r + j < rows ? load_some(x + (ptrdiff_t)(r + j) * next + i, n - i) : v_set1(0);
             v_transpose(m);
-            EACH(j, W) v_store(t + (i + j) * BATCH + r, m[j]);
+            EACH (j, W) v_store(t + (i + j) * BATCH + r, m[j]);
         }
 }
 
@@ -66,8 +65,6 @@ static inline void fill(const T *x, struct layout a, size_t rows, size_t n, T *t
 
 /* ---- Out of it, through the last pass ---- */
 
-typedef vec last_pass(vec, const struct last *);
-
 static inline void store_some(T *p, size_t k, vec a) {
     if (k < W)
         v_store_part(p, k, a);
@@ -84,9 +81,9 @@ TEMPLATE void deliver_to_rows(last_pass f, const struct last *l, const T *t, T *
         i -= W;
         for (size_t r = 0; r < rows; r += W) {
             vec m[W];
-            EACH(j, W) m[j] = f(v_load(t + (i + j) * BATCH + r), &l[r / W]);
+            EACH (j, W) m[j] = f(v_load(t + (i + j) * BATCH + r), &l[r / W]);
             v_transpose(m);
-            EACH(j, W) {
+            EACH (j, W) {
                 T *to = y + (ptrdiff_t)(r + j) * next + i;
                 if (r + j < rows) store_some(to, to + W <= end ? W : n - i, m[j]);
             }
@@ -123,7 +120,8 @@ TEMPLATE void deliver_with(last_pass f, const struct batch *b, const T *t, T *y,
     for (size_t r = 0; r < rows; r += W) {
         const struct batch *of = b + r / BATCH;
         size_t j = r % BATCH;
-        l[r / W] = (struct last){v_load(of->hi + j), v_load(of->lo + j), v_load(of->peak + j), v_load(of->top + j)};
+        l[r / W] = (struct last){v_load(of->hi + j),  v_load(of->lo + j), v_load(of->peak + j),
+                                 v_load(of->top + j), v_set1(1),          v_set1(1)};
     }
     if (a.step != 1 && a.next == 1) {
         deliver_to_columns(f, l, t, y, a.step, rows, n);
@@ -159,27 +157,27 @@ TEMPLATE void sum_lanes(enum use use, bool far, bool half, size_t k, struct colu
     size_t count = half ? k : 2 * k;
     vec x[MOST], term[MOST];
     T *at[MOST];
-    EACH(u, count) {
+    EACH (u, count) {
         at[u] = t + (l + (half ? u : u / 2 + u % 2 * FSM_LANES)) * BATCH;
         x[u] = term[u] = v_load(at[u]);
     }
     terms_of(count, far, term, &c->base);
     if (use == STORE) {
-        EACH(u, count) v_store(at[u], term[u]);
+        EACH (u, count) v_store(at[u], term[u]);
     }
     if (use == SKIP_MAX) {
-        EACH(u, count) {
+        EACH (u, count) {
             mask top = v_equal(x[u], c->max);
             c->count += v_select(top, v_set1(1), v_set1(0));
             term[u] = v_zero_if(top, term[u]);
         }
     }
-    EACH(u, k) {
+    EACH (u, k) {
         dvec d[W / DOUBLES];
         vec lane = term[half ? u : 2 * u];
         if (!half) lane += term[2 * u + 1];
         v_doubles(lane, d);
-        EACH(p, W / DOUBLES) add_double(&c->hi[p][l + u], &c->lo[p][l + u], d[p]);
+        EACH (p, W / DOUBLES) add_double(&c->hi[p][l + u], &c->lo[p][l + u], d[p]);
     }
 }
 
@@ -198,7 +196,7 @@ TEMPLATE void sum_columns(enum use use, bool far, struct batch *b, size_t r, T *
     }
     for (; i + l + FSM_LANES < n; l++) sum_lanes(use, far, false, 1, &c, t + i * BATCH, l);
     for (; i + l < n && l < FSM_LANES; l++) sum_lanes(use, far, true, 1, &c, t + i * BATCH, l);
-    EACH(p, W / DOUBLES) {
+    EACH (p, W / DOUBLES) {
         fold(c.hi[p], c.lo[p]);
         memcpy(b->sum + r + p * DOUBLES, c.hi[p], sizeof(dvec));
         memcpy(b->low + r + p * DOUBLES, c.lo[p], sizeof(dvec));
@@ -224,11 +222,10 @@ static void sum_tile(enum use use, struct batch *b, T *t, size_t rows, size_t n)
 
 /* A tile of up to BATCH rows, from the maximum to the closing. */
 static void reduce_tile(fsm_op op, struct batch *b, T *t, size_t rows, size_t n, double log_n, T *y, ptrdiff_t y_next) {
-    fill_up(b, 0);
+    clear(b);
     for (size_t r = 0; r < rows; r += W) v_store(b->max + r, largest_of_rows(t + r, n));
-    open_rows(b);
+    open_rows(b, BATCH);
     sum_tile(op == FSM_SOFTMAX ? STORE : SKIP_MAX, b, t, rows, n);
-    fill_up(b, rows);
     if (op == FSM_SOFTMAX)
         close_softmax(b, BATCH);
     else if (op == FSM_LOG_SOFTMAX)
@@ -246,7 +243,7 @@ static void tilewise(fsm_op op, const T *x, struct layout from, T *y, struct lay
         size_t some = rows - r < BATCH ? rows - r : BATCH;
         reduce_tile(op, &b[r / BATCH], tiles + r / BATCH * tile_size(n), some, n, log_n, y + (ptrdiff_t)r * to.next,
                     to.next);
-        special |= op <= FSM_LOG_SOFTMAX && any_special(&b[r / BATCH], some);
+        special |= fsm_is_map(op) && any_special(&b[r / BATCH], some);
     }
     if (op == FSM_LOG_SOFTMAX && special)
         deliver_with(shifted_special, b, tiles, y, to, rows, n);
