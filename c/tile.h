@@ -151,51 +151,74 @@ struct columns {
     dvec hi[W / DOUBLES][FSM_LANES], lo[W / DOUBLES][FSM_LANES];
 };
 
-/* k pairs of elements l and l + 8 of a group, or with half just the l's: their terms, into lanes l, l + 1, ... of the sums. */
-TEMPLATE void sum_lanes(enum use use, bool far, bool half, size_t k, struct columns *c, T *t, size_t l) {
-    enum { MOST = LOCKSTEP };
-    size_t count = half ? k : 2 * k;
-    vec x[MOST], term[MOST];
-    T *at[MOST];
-    EACH (u, count) {
-        at[u] = t + (l + (half ? u : u / 2 + u % 2 * FSM_LANES)) * BATCH;
-        x[u] = term[u] = v_load(at[u]);
-    }
-    terms_of(count, far, term, &c->base);
-    if (use == STORE) {
-        EACH (u, count) v_store(at[u], term[u]);
-    }
-    if (use == SKIP_MAX) {
-        EACH (u, count) {
+/* The terms of k elements, some lines apart; 0 in place of those to be skipped. */
+TEMPLATE void terms_of_lines(enum use use, bool far, size_t k, struct columns *c, T *const *at, vec *term) {
+    vec x[LOCKSTEP];
+    EACH (u, k) x[u] = term[u] = v_load(at[u]);
+    terms_of(k, far, term, &c->base);
+    if (use == STORE)
+        EACH (u, k) v_store(at[u], term[u]);
+    if (use == SKIP_MAX)
+        EACH (u, k) {
             mask top = v_equal(x[u], c->max);
             c->count += v_select(top, v_set1(1), v_set1(0));
             term[u] = v_zero_if(top, term[u]);
         }
-    }
-    EACH (u, k) {
+}
+
+/* The sums of k pairs of elements l and l + 8 of a group. */
+TEMPLATE void add_pairs(enum use use, bool far, size_t k, struct columns *c, T *t, size_t l, vec *lane) {
+    vec term[LOCKSTEP];
+    T *at[LOCKSTEP];
+    EACH (u, 2 * k) at[u] = t + (l + u / 2 + u % 2 * FSM_LANES) * BATCH;
+    terms_of_lines(use, far, 2 * k, c, at, term);
+    EACH (u, k) lane[l + u] = term[2 * u] + term[2 * u + 1];
+}
+
+/* k elements that have no other to be added to. */
+TEMPLATE void take_singles(enum use use, bool far, size_t k, struct columns *c, T *t, size_t l, vec *lane) {
+    T *at[LOCKSTEP];
+    EACH (u, k) at[u] = t + (l + u) * BATCH;
+    terms_of_lines(use, far, k, c, at, lane + l);
+}
+
+/* A row's last group, of n <= FSM_GROUP elements. */
+TEMPLATE void last_group(enum use use, bool far, struct columns *c, T *t, size_t n, vec *lane) {
+    enum { PAIRS = LOCKSTEP / 2 };
+    size_t l = 0, lanes = n < FSM_LANES ? n : FSM_LANES;
+    EACH (u, FSM_LANES) lane[u] = v_set1(0);
+    for (; l + FSM_LANES + PAIRS <= n; l += PAIRS) add_pairs(use, far, PAIRS, c, t, l, lane);
+    for (; l + FSM_LANES < n; l++) add_pairs(use, far, 1, c, t, l, lane);
+    for (; l + LOCKSTEP <= lanes; l += LOCKSTEP) take_singles(use, far, LOCKSTEP, c, t, l, lane);
+    for (; l < lanes; l++) take_singles(use, far, 1, c, t, l, lane);
+}
+
+TEMPLATE void add_to_columns(struct columns *c, size_t from, size_t count, const vec *lane) {
+    EACH (l, count) {
         dvec d[W / DOUBLES];
-        vec lane = term[half ? u : 2 * u];
-        if (!half) lane += term[2 * u + 1];
-        v_doubles(lane, d);
-        EACH (p, W / DOUBLES) add_double(&c->hi[p][l + u], &c->lo[p][l + u], d[p]);
+        v_doubles(lane[from + l], d);
+        EACH (p, W / DOUBLES) add_double(&c->hi[p][from + l], &c->lo[p][from + l], d[p]);
     }
 }
 
 TEMPLATE void sum_columns(enum use use, bool far, struct batch *b, size_t r, T *t, size_t n) {
+    enum { PAIRS = LOCKSTEP / 2 };
     struct columns c;
+    vec lane[FSM_LANES];
     c.base = base_of(v_load(b->shift + r), v_load(b->base + r));
     c.max = v_load(b->max + r);
     c.count = v_set1(0);
-    for (size_t p = 0; p < W / DOUBLES; p++)
-        for (size_t l = 0; l < FSM_LANES; l++) c.hi[p][l] = c.lo[p][l] = (dvec){0};
-    size_t i = 0, l = 0;
-    for (; i + FSM_GROUP <= n; i += FSM_GROUP) {
+    EACH (p, W / DOUBLES)
+        EACH (l, FSM_LANES) c.hi[p][l] = c.lo[p][l] = (dvec){0};
+    for (; n > FSM_GROUP; n -= FSM_GROUP, t += FSM_GROUP * BATCH) {
         UNROLL
-        for (size_t k = 0; k < FSM_LANES; k += LOCKSTEP / 2)
-            sum_lanes(use, far, false, LOCKSTEP / 2, &c, t + i * BATCH, k);
+        for (size_t l = 0; l < FSM_LANES; l += PAIRS) {
+            add_pairs(use, far, PAIRS, &c, t, l, lane);
+            add_to_columns(&c, l, PAIRS, lane);
+        }
     }
-    for (; i + l + FSM_LANES < n; l++) sum_lanes(use, far, false, 1, &c, t + i * BATCH, l);
-    for (; i + l < n && l < FSM_LANES; l++) sum_lanes(use, far, true, 1, &c, t + i * BATCH, l);
+    last_group(use, far, &c, t, n, lane);
+    add_to_columns(&c, 0, FSM_LANES, lane);
     EACH (p, W / DOUBLES) {
         fold(c.hi[p], c.lo[p]);
         memcpy(b->sum + r + p * DOUBLES, c.hi[p], sizeof(dvec));
