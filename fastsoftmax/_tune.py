@@ -21,10 +21,11 @@ LOW, HIGH = 1 << 10, 1 << 22  # sizes that are tried
 SECONDS, QUICK = 60.0, 4.0
 MARGIN = 1.1  # by how much two threads must beat one
 #: Seconds of work below which a helper called in vain costs more than a tenth. What two threads take with the other CPU
-#: busy, of the time of one, at the median: C 0.98 to 1.06 at 70 us and more; Numba 1.35 at 140 us, 1.18 at 600, 1.09 at
-#: 1400.
+#: busy, of the time of one, at the median: C 0.98 to 1.06 at 20 us and more; Numba 1.35 at 140 us, 1.18 at 600, 1.09 at
+#: 1400. With the other CPU free but asleep, in C: 1.07 at 43 us, 0.93 at 60, 0.76 at 110; awake, 0.6.
 FLOOR = {"c_threads": 40e-6, "numba_threads": 1.2e-3}
 WORTH = 0.5 / 1000  # seconds that Numba must save a call: loading it takes half a second, which 1000 calls earn back
+BURST = 4  # calls of a kind in a row: who calls once will soon call again, and finds the helpers awake
 ROUNDS = range(7, 200)  # of a comparison, if it takes longer or less than its share of the time
 COMPARISONS = 16  # that a search takes, about
 PATIENCE = 3  # times its share of the time after which a search is given up
@@ -67,9 +68,10 @@ class Stopwatch:
                 self.left -= self.spent + elapsed
                 raise OutOfTimeError
             for call, times in turns:
-                began = self.clock()
-                call()
-                times.append(self.clock() - began)
+                for _ in range(BURST):
+                    began = self.clock()
+                    call()
+                    times.append(self.clock() - began)
             turns.reverse()
         self.spent += self.clock() - start
         return a, b
