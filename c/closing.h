@@ -14,8 +14,10 @@ struct batch {
     T peak[BATCH], top[BATCH]; /* softmax: the term of a maximum that is nearly all of the sum, and its result; or -1 */
 };
 
-/* Rows are opened and closed in vectors, whose other lanes must hold numbers. All of them: with a variable number GCC takes
- * `rep stos`, a seventh of the time of a short row. */
+/* Rows are opened and closed in vectors, whose other lanes must hold numbers: LANES of a single row, all of more. All are
+ * cleared: for a variable number of them GCC takes `rep stos`, a seventh of the time of a short row. */
+enum { LANES = W };
+
 static inline void clear(struct batch *b) {
     for (size_t i = 0; i < BATCH; i++) {
         b->max[i] = 0;
@@ -121,6 +123,7 @@ struct logs {
 
 /* log (count + sum / e^offset 2^base), where terms carry the factor unit 2^BOOST (of float64). One copy an ISA: float32
  * kernels call the one of the float64 compilation. */
+#define TAKE_LOGS(isa) PASTE(fsm_take, logs, isa)
 void TAKE_LOGS(FSM_ISA)(struct logs *s, size_t rows, double unit);
 
 #if FSM_DOUBLE
@@ -156,15 +159,18 @@ void TAKE_LOGS(FSM_ISA)(struct logs *s, size_t rows, double unit) {
 #endif
 
 static double log_of_count(size_t n) {
-    struct logs s = {.count = {(double)n}};
-    for (int i = 1; i < BATCH; i++) s.count[i] = 1;
+    struct logs s;
+    for (size_t i = 0; i < LANES; i++) {
+        s.offset[i] = s.base[i] = s.sum[i] = s.low[i] = 0;
+        s.count[i] = (double)n;
+    }
     TAKE_LOGS(FSM_ISA)(&s, 1, 1);
     return s.log[0];
 }
 
 /* Logarithms of rows' sums. */
 static inline void close_logs(const struct batch *b, struct logs *s, size_t rows) {
-    for (size_t i = 0; i < (rows == 1 ? W : BATCH); i++) {
+    for (size_t i = 0; i < (rows == 1 ? LANES : BATCH); i++) {
         s->offset[i] = (double)b->max[i] - (double)b->shift[i];
         s->base[i] = (double)b->base[i];
         s->sum[i] = b->sum[i];
@@ -181,7 +187,7 @@ static inline void close_log_softmax(struct batch *b, size_t rows) {
     for (size_t i = 0; i < rows; i++) {
         double max = (double)b->max[i], log = s.log[i], lse = max + log;
         T hi = (T)lse;
-        b->peak[i] = -1;
+        b->peak[i] = b->top[i] = -1;
         b->hi[i] = !isfinite(max) || isnan(s.sum[i]) ? (T)NAN : hi;
 #if FSM_DOUBLE
         double back = lse - max;
@@ -208,6 +214,10 @@ struct last {
     vec hi, lo, peak, top, down, further; /* the last two of parts of long rows only (fsm_part) */
 };
 
+static inline struct last last_of(vec hi, vec lo, vec peak, vec top) {
+    return (struct last){hi, lo, peak, top, v_set1(1), v_set1(1)};
+}
+
 typedef vec last_pass(vec, const struct last *);
 
 static inline vec scaled(vec y, const struct last *l) { return v_times(y, l->hi, l->lo); }
@@ -215,7 +225,7 @@ static inline vec or_nan(vec y, const struct last *l) { return v_select(v_equal(
 static inline vec scaled_special(vec y, const struct last *l) {
     return or_nan(v_select(v_equal(y, l->peak), l->top, scaled(y, l)), l);
 }
-static inline vec scaled_far(vec y, const struct last *l) { return scaled_special((y * l->down) * l->further, l); }
+static inline vec scaled_part(vec y, const struct last *l) { return scaled_special((y * l->down) * l->further, l); }
 static inline vec shifted(vec x, const struct last *l) { return (x - l->hi) - l->lo; }
 static inline vec shifted_special(vec x, const struct last *l) { return or_nan(shifted(x, l), l); }
 

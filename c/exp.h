@@ -16,21 +16,7 @@
 #ifndef FSM_EXP_H
 #define FSM_EXP_H
 
-/* Vectors whose polynomials go in step. One after the other they wait for each other: the 40 cycles of one are more than
- * a core's schedulers see ahead. */
-#define LOCKSTEP 4
-
-#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__ /* or compiling takes minutes */
-#define UNROLL
-#elif defined __clang__ /* which ignores GCC's pragma, and leaves arrays of vectors in memory: a quarter of the speed */
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-#define EACH(i, count) \
-    UNROLL             \
-    for (size_t i = 0; i < (count); i++)
-#define TEMPLATE static inline __attribute__((always_inline)) /* compiled anew for each constant argument */
+#include "unroll.h"
 
 /* s and scale = 2^(n - N + BOOST) of k vectors, in step, each with an N of its own. */
 TEMPLATE void v_exp_parts(size_t k, const vec *t, const vec *magic, vec *s, vec *scale) {

@@ -14,7 +14,6 @@
 #define PASTE_(a, b, c) a##_##b##_##c
 #define PASTE(a, b, c) PASTE_(a, b, c)
 #define TABLE(isa, type) PASTE(fsm_kernels, isa, type)
-#define TAKE_LOGS(isa) PASTE(fsm_take, logs, isa)
 
 #include "terms.h"
 #include "closing.h"
@@ -46,7 +45,7 @@ static void kernel_rows(fsm_op op, const void *vx, ptrdiff_t x_pitch, void *vy, 
                         size_t n) {
     const T *x = vx;
     T *y = vy;
-    if (fsm_is_reduction(op) || fsm_is_map(op)) {
+    if (fsm_is_blockwise(op)) {
         all_rows(op, x, x_pitch, y, y_pitch, rows, n);
         return;
     }
@@ -59,10 +58,10 @@ static void kernel_rows(fsm_op op, const void *vx, ptrdiff_t x_pitch, void *vy, 
             map_elements(softplus, x, y, n);
 }
 
-/* As many rows side by side as leave their tiles in half a megabyte of cache. */
+/* As many rows side by side as leave their tiles in a quarter of a megabyte of cache. */
 static size_t strip_of(size_t n) {
     size_t tiles = ((size_t)1 << 18) / (tile_size(n) * sizeof(T));
-    return BATCH * (tiles < 1 ? 1 : tiles < STRIP ? tiles : STRIP);
+    return BATCH * (tiles < 1 ? 1 : tiles < TILES ? tiles : TILES);
 }
 
 static void kernel_apart(fsm_op op, const void *vx, const ptrdiff_t *from, void *vy, const ptrdiff_t *to, size_t rows,

@@ -18,10 +18,11 @@
 #define FSM_GROUP 16
 #define FSM_BLOCK 8192
 
-/* What an operation makes of a row: as many numbers; one; or, being an operation on elements, it knows no rows.
- * logcumsumexp is none of these. */
+/* How an operation goes about a row: its terms, their sum, and every element again (map), or just one number (reduction);
+ * or every element for itself. logcumsumexp is of a kind of its own. */
 static inline bool fsm_is_map(fsm_op op) { return op == FSM_SOFTMAX || op == FSM_LOG_SOFTMAX; }
 static inline bool fsm_is_reduction(fsm_op op) { return op == FSM_LOGSUMEXP || op == FSM_LOGMEANEXP; }
+static inline bool fsm_is_blockwise(fsm_op op) { return fsm_is_map(op) || fsm_is_reduction(op); }
 static inline bool fsm_is_elementwise(fsm_op op) { return op == FSM_SIGMOID || op == FSM_SOFTPLUS; }
 
 /* A sum in two parts, and how many elements equal to the maximum it leaves out. */
@@ -58,8 +59,7 @@ struct fsm_kernels {
     bool streams; /* finish can write past the cache */
 };
 
-/* Rows whose elements are apart are best given to `apart` so many at once; the scratch it wants, in elements: rows longer by
- * a vector of 16. */
+/* `apart` is best given so many rows at once; its scratch, in elements: a line of them for each of n, and for a vector more. */
 #define FSM_STRIP 64
 #define FSM_TILE(n) (((n) + 16) * FSM_STRIP)
 

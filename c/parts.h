@@ -25,9 +25,8 @@ struct exp_pair EXP_PAIR(FSM_ISA)(double t) {
 
 static void kernel_part(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n) {
     struct batch b;
-    clear(&b);
     b.max[0] = row_max(x, n);
-    open_rows(&b, W);
+    open_rows(&b, 1);
     if (!(b.max[0] > -(T)INFINITY)) b.shift[0] = 0; /* nothing, or NaN */
     if (op != FSM_SOFTMAX)
         sum_row(SKIP_MAX, &b, 0, x, NULL, n);
@@ -100,7 +99,7 @@ static void kernel_join(fsm_op op, struct fsm_part *parts, size_t count, size_t 
     clear(&b);
     b.max[0] = -(T)INFINITY;
     for (size_t i = 0; i < count; i++) b.max[0] = (T)parts[i].max > b.max[0] ? (T)parts[i].max : b.max[0];
-    open_rows(&b, W);
+    open_rows(&b, LANES);
     struct fsm_sum total = {0, 0, 0};
     for (size_t i = 0; i < count; i++) join_part(op, &total, &parts[i], &b);
     b.sum[0] = total.hi, b.low[0] = total.lo, b.count[0] = total.count;
@@ -117,14 +116,14 @@ static void kernel_join(fsm_op op, struct fsm_part *parts, size_t count, size_t 
 
 /* ---- The last pass of a part ---- */
 
-/* The terms once more, k of them, and past the cache. */
+/* The terms once more, k vectors of them, and past the cache. */
 TEMPLATE void finish_again_some(bool plain, size_t k, const struct last *l, const struct base *b, const T *x, T *y) {
     vec t[LOCKSTEP];
     UNROLL
     for (size_t u = 0; u < k * W; u += LINE) __builtin_prefetch(x + u + AHEAD);
     EACH (u, k) t[u] = v_load(x + u * W);
     terms_of(k, !plain, t, b);
-    EACH (u, k) v_stream(y + u * W, plain ? scaled(t[u], l) : scaled_far(t[u], l));
+    EACH (u, k) v_stream(y + u * W, plain ? scaled(t[u], l) : scaled_part(t[u], l));
 }
 
 TEMPLATE void finish_again(bool plain, const struct last *l, const struct base *b, const T *x, T *y, size_t n) {
@@ -133,7 +132,7 @@ TEMPLATE void finish_again(bool plain, const struct last *l, const struct base *
         size_t k = i < head ? head : n - i < W ? n - i : W;
         if (k < W) {
             vec t = term_of(!plain, v_load_part(x + i, k, 0), b);
-            v_store_part(y + i, k, plain ? scaled(t, l) : scaled_far(t, l));
+            v_store_part(y + i, k, plain ? scaled(t, l) : scaled_part(t, l));
         } else if (n - i < LOCKSTEP * W) {
             finish_again_some(plain, 1, l, b, x + i, y + i);
         } else {
@@ -151,7 +150,7 @@ static void kernel_finish(fsm_op op, const struct fsm_part *p, const void *vx, v
     const T *x = vx;
     T *y = vy;
     bool plain = p->shift == 0 && p->down == 1 && p->peak < 0 && !isnan(p->hi);
-    if (op == FSM_LOG_SOFTMAX && again && n >= ALIGNED)
+    if (op == FSM_LOG_SOFTMAX && again)
         apply_with(shifted_special, true, &l, x, y, n);
     else if (op == FSM_LOG_SOFTMAX)
         apply_with(shifted_special, false, &l, x, y, n);
@@ -162,7 +161,7 @@ static void kernel_finish(fsm_op op, const struct fsm_part *p, const void *vx, v
     else if (plain)
         apply_with(scaled, false, &l, y, y, n);
     else
-        apply_with(scaled_far, false, &l, y, y, n);
+        apply_with(scaled_part, false, &l, y, y, n);
     if (again) v_streamed();
 }
 

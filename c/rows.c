@@ -28,8 +28,6 @@ static const char *at(const void *p, ptrdiff_t i, fsm_type type) {
     return (const char *)p + i * (ptrdiff_t)size_of[type];
 }
 
-static bool by_blocks(fsm_op op) { return fsm_is_map(op) || fsm_is_reduction(op); }
-
 /* ---- The array as the work sees it ---- */
 
 /* A dimension: how many, and how far apart in x and in y, in elements. */
@@ -45,10 +43,14 @@ struct job {
     const char *x;
     char *y;
     struct dim outer, inner, row; /* rows of the inner dimension are worked on together */
-    size_t together, groups;      /* at most so many; so many such groups to an outer index */
     bool again;                   /* long rows: terms are computed twice instead of stored (kernels.h) */
-    char *scratch;                /* as many pieces as there are threads */
-    size_t scratch_bytes;         /* of a piece */
+
+    /* Set by group_rows: at most so many rows together; so many such groups to an outer index. */
+    size_t together, groups;
+
+    /* Set by run_with_scratch: as many pieces as there are threads, of so many bytes, and which are taken. */
+    char *scratch;
+    size_t scratch_bytes;
     atomic_flag *taken;
 };
 
@@ -139,7 +141,7 @@ static void run_long(const struct job *j, const void *x, void *y, struct fsm_par
     if (!fsm_is_reduction(j->op)) fsm_pool_run(run_finish, &r, count, threads);
 }
 
-static bool is_long(const struct job *j) { return by_blocks(j->op) && j->row.count > FSM_BLOCK; }
+static bool is_long(const struct job *j) { return fsm_is_blockwise(j->op) && j->row.count > FSM_BLOCK; }
 
 static void run_task_long(void *job, size_t index) {
     struct job *j = job;
@@ -234,7 +236,7 @@ static void run_task_gathered(void *job, size_t index) {
 
 static fsm_status run_strided(struct job *j, unsigned threads) {
     size_t n = j->row.count, size = size_of[j->type];
-    if (by_blocks(j->op) && n <= FSM_BLOCK) {
+    if (fsm_is_blockwise(j->op) && n <= FSM_BLOCK) {
         group_rows(j, n < CHUNK / FSM_STRIP ? CHUNK / n / FSM_STRIP * FSM_STRIP : FSM_STRIP);
         return run_with_scratch(run_task_apart, j, FSM_TILE(n) * size, threads);
     }

@@ -21,11 +21,10 @@ static T row_max(const T *x, size_t n) {
 #define AHEAD (16384 / sizeof(T))
 #define SOON (1024 / sizeof(T))
 
-/* Vectors of a group, of an eight, of doubles for the eight lanes; and of a step: groups whose terms are computed together. */
-#define VECTORS (FSM_GROUP / W)
-#define EIGHT (W > FSM_LANES ? 1 : FSM_LANES / W)
-#define PARTS (FSM_LANES / DOUBLES)
-#define STEP (VECTORS < LOCKSTEP ? LOCKSTEP : VECTORS)
+#define VECTORS (FSM_GROUP / W)                   /* of a group */
+#define EIGHT (W > FSM_LANES ? 1 : FSM_LANES / W) /* of its eights added; both, if a vector is longer than an eight */
+#define PARTS (FSM_LANES / DOUBLES)               /* vectors of doubles for the eight lanes */
+#define STEP (VECTORS < LOCKSTEP ? LOCKSTEP : VECTORS) /* vectors of whole groups whose terms are computed together */
 
 struct sums {
     dvec hi[PARTS], lo[PARTS]; /* lo: float64's alone */
@@ -36,7 +35,7 @@ TEMPLATE void add_eights(size_t groups, const vec *t, vec *lanes) {
     EACH (i, groups * EIGHT) {
         const vec *first = t + i / EIGHT * VECTORS + i % EIGHT;
         lanes[i] = first[0];
-        if (W <= FSM_LANES) lanes[i] += first[EIGHT % VECTORS];
+        if (W <= FSM_LANES) lanes[i] += first[EIGHT % VECTORS]; /* %: of no use, but legal, where it is not */
     }
 }
 
@@ -104,8 +103,11 @@ TEMPLATE void terms_of_step(enum use use, bool far, struct progress *p, const T 
         EACH (u, STEP) v_store(y + u * W, term[u]);
 }
 
-/* All whole steps of a row; the result is how many elements that is. A step's terms are added while those of the next are
- * computed, for which nothing has to wait: up to a tenth faster than when each step adds its own. */
+/* Where y's elements are, if anything is done to them: else there may be none. */
+TEMPLATE T *place(enum use use, T *y, size_t i) { return use == STORE || use == SKIP_MAX_AND_FETCH ? y + i : y; }
+
+/* All whole steps of a row; the result is how many elements that is. A step's eights are added just before the terms of the
+ * next are computed, and its lanes just after, so that nothing has to wait: up to a tenth faster than each step at once. */
 TEMPLATE size_t sum_steps(enum use use, bool far, struct progress *p, const T *x, T *y, size_t n) {
     enum { GROUPS = STEP / VECTORS };
     vec term[STEP], lanes[GROUPS * EIGHT];
@@ -114,7 +116,7 @@ TEMPLATE size_t sum_steps(enum use use, bool far, struct progress *p, const T *x
     terms_of_step(use, far, p, x, y, term);
     for (; i + STEP * W <= n; i += STEP * W) {
         add_eights(GROUPS, term, lanes);
-        terms_of_step(use, far, p, x + i, y + i, term);
+        terms_of_step(use, far, p, x + i, place(use, y, i), term);
         add_lanes(GROUPS, lanes, &p->sums);
     }
     add_eights(GROUPS, term, lanes);
@@ -141,12 +143,12 @@ TEMPLATE void sum_group(enum use use, bool far, struct progress *p, const T *x, 
     add_lanes(1, lanes, &p->sums);
 }
 
-/* Row i of a batch: the terms of n <= FSM_BLOCK elements, stored or not, and their sum. */
+/* A row of a batch: the terms of n <= FSM_BLOCK elements, stored or not, and their sum. */
 TEMPLATE void sum_row_at(enum use use, bool far, struct batch *batch, size_t row, const T *x, T *y, size_t n) {
     struct progress p = {
         base_of(v_set1(batch->shift[row]), v_set1(batch->base[row])), v_set1(batch->max[row]), 0, {{{0}}, {{0}}}};
     for (size_t i = sum_steps(use, far, &p, x, y, n); i < n; i += FSM_GROUP)
-        sum_group(use, far, &p, x + i, y + i, n - i < FSM_GROUP ? n - i : FSM_GROUP);
+        sum_group(use, far, &p, x + i, place(use, y, i), n - i < FSM_GROUP ? n - i : FSM_GROUP);
     fold_row(&p.sums, &batch->sum[row], &batch->low[row]);
     batch->count[row] = p.count;
 }
@@ -173,7 +175,7 @@ static void sum_row(enum use use, struct batch *b, size_t row, const T *x, T *y,
 /* Elements before the first whole vector of y. */
 static inline size_t unaligned(const T *y) { return (size_t)(-(uintptr_t)y % sizeof(vec)) / sizeof(T); }
 
-#define ALIGNED (8 * W) /* from this length on y is written in aligned vectors, as streaming has to */
+#define ALIGNED (8 * W) /* from this length on y is written in aligned vectors, as streaming has to be */
 
 TEMPLATE void apply_with(last_pass f, bool stream, const struct last *l, const T *x, T *y, size_t n) {
     size_t i = n < ALIGNED ? 0 : unaligned(y);
@@ -181,7 +183,7 @@ TEMPLATE void apply_with(last_pass f, bool stream, const struct last *l, const T
     for (; i + 4 * W <= n; i += 4 * W) {
         EACH (u, 4) {
             vec z = f(v_load(x + i + u * W), l);
-            stream ? v_stream(y + i + u * W, z) : v_store(y + i + u * W, z);
+            stream &&n >= ALIGNED ? v_stream(y + i + u * W, z) : v_store(y + i + u * W, z);
         }
     }
     for (; i + W <= n; i += W) v_store(y + i, f(v_load(x + i), l));
@@ -189,8 +191,7 @@ TEMPLATE void apply_with(last_pass f, bool stream, const struct last *l, const T
 }
 
 static void apply_row(fsm_op op, const struct batch *b, size_t row, const T *x, T *y, size_t n) {
-    struct last l = {v_set1(b->hi[row]),  v_set1(b->lo[row]), v_set1(b->peak[row]),
-                     v_set1(b->top[row]), v_set1(1),          v_set1(1)};
+    struct last l = last_of(v_set1(b->hi[row]), v_set1(b->lo[row]), v_set1(b->peak[row]), v_set1(b->top[row]));
     if (op == FSM_LOG_SOFTMAX && isnan(b->hi[row]))
         apply_with(shifted_special, false, &l, x, y, n);
     else if (op == FSM_LOG_SOFTMAX)
@@ -210,7 +211,7 @@ static void rowwise(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_
 #define X(i) (x + (ptrdiff_t)(i)*x_pitch)
 #define Y(i) (y + (ptrdiff_t)(i)*y_pitch)
     for (size_t i = 0; i < rows; i++) b.max[i] = row_max(X(i), n);
-    rows == 1 ? open_rows(&b, W) : open_rows(&b, BATCH);
+    rows == 1 ? open_rows(&b, LANES) : open_rows(&b, BATCH);
     for (size_t i = 0; i < rows; i++)
         sum_row(op == FSM_SOFTMAX       ? STORE
                 : op == FSM_LOG_SOFTMAX ? SKIP_MAX_AND_FETCH

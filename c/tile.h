@@ -10,9 +10,9 @@ struct layout {
 };
 
 /* A tile holds element i of row r at [i * BATCH + r], and has room for n + W elements of each. Rows whose elements are apart
- * are taken in strips of up to STRIP tiles: for each element of them all, whole cache lines next to each other are read and
+ * are taken in strips of up to TILES: for each element of them all, whole cache lines next to each other are read and
  * written (a tile at a time takes twice as long: each of its lines is on another page). */
-enum { STRIP = FSM_STRIP / BATCH };
+enum { TILES = FSM_STRIP / BATCH };
 
 static inline size_t tile_size(size_t n) { return (n + W) * BATCH; }
 
@@ -109,19 +109,18 @@ TEMPLATE void deliver_anywhere(last_pass f, const struct last *l, const T *t, T 
                                size_t n) {
     for (size_t i = 0; i < n; i++) {
         T line[BATCH];
-        for (size_t r = 0; r < BATCH; r += W) v_store(line + r, f(v_load(t + i * BATCH + r), &l[r / W]));
+        for (size_t r = 0; r < rows; r += W) v_store(line + r, f(v_load(t + i * BATCH + r), &l[r / W]));
         for (size_t r = 0; r < rows; r++) y[(ptrdiff_t)i * a.step + (ptrdiff_t)r * a.next] = line[r];
     }
 }
 
 TEMPLATE void deliver_with(last_pass f, const struct batch *b, const T *t, T *y, struct layout a, size_t rows,
                            size_t n) {
-    struct last l[STRIP * BATCH / W];
+    struct last l[TILES * BATCH / W];
     for (size_t r = 0; r < rows; r += W) {
         const struct batch *of = b + r / BATCH;
         size_t j = r % BATCH;
-        l[r / W] = (struct last){v_load(of->hi + j),  v_load(of->lo + j), v_load(of->peak + j),
-                                 v_load(of->top + j), v_set1(1),          v_set1(1)};
+        l[r / W] = last_of(v_load(of->hi + j), v_load(of->lo + j), v_load(of->peak + j), v_load(of->top + j));
     }
     if (a.step != 1 && a.next == 1) {
         deliver_to_columns(f, l, t, y, a.step, rows, n);
@@ -166,8 +165,10 @@ TEMPLATE void terms_of_lines(enum use use, bool far, size_t k, struct columns *c
         }
 }
 
+enum { PAIRS = LOCKSTEP / 2 }; /* of elements whose terms are computed together */
+
 /* The sums of k pairs of elements l and l + 8 of a group. */
-TEMPLATE void add_pairs(enum use use, bool far, size_t k, struct columns *c, T *t, size_t l, vec *lane) {
+TEMPLATE void take_pairs(enum use use, bool far, size_t k, struct columns *c, T *t, size_t l, vec *lane) {
     vec term[LOCKSTEP];
     T *at[LOCKSTEP];
     EACH (u, 2 * k) at[u] = t + (l + u / 2 + u % 2 * FSM_LANES) * BATCH;
@@ -184,11 +185,10 @@ TEMPLATE void take_singles(enum use use, bool far, size_t k, struct columns *c, 
 
 /* A row's last group, of n <= FSM_GROUP elements. */
 TEMPLATE void last_group(enum use use, bool far, struct columns *c, T *t, size_t n, vec *lane) {
-    enum { PAIRS = LOCKSTEP / 2 };
     size_t l = 0, lanes = n < FSM_LANES ? n : FSM_LANES;
     EACH (u, FSM_LANES) lane[u] = v_set1(0);
-    for (; l + FSM_LANES + PAIRS <= n; l += PAIRS) add_pairs(use, far, PAIRS, c, t, l, lane);
-    for (; l + FSM_LANES < n; l++) add_pairs(use, far, 1, c, t, l, lane);
+    for (; l + FSM_LANES + PAIRS <= n; l += PAIRS) take_pairs(use, far, PAIRS, c, t, l, lane);
+    for (; l + FSM_LANES < n; l++) take_pairs(use, far, 1, c, t, l, lane);
     for (; l + LOCKSTEP <= lanes; l += LOCKSTEP) take_singles(use, far, LOCKSTEP, c, t, l, lane);
     for (; l < lanes; l++) take_singles(use, far, 1, c, t, l, lane);
 }
@@ -202,7 +202,6 @@ TEMPLATE void add_to_columns(struct columns *c, size_t from, size_t count, const
 }
 
 TEMPLATE void sum_columns(enum use use, bool far, struct batch *b, size_t r, T *t, size_t n) {
-    enum { PAIRS = LOCKSTEP / 2 };
     struct columns c;
     vec lane[FSM_LANES];
     c.base = base_of(v_load(b->shift + r), v_load(b->base + r));
@@ -213,7 +212,7 @@ TEMPLATE void sum_columns(enum use use, bool far, struct batch *b, size_t r, T *
     for (; n > FSM_GROUP; n -= FSM_GROUP, t += FSM_GROUP * BATCH) {
         UNROLL
         for (size_t l = 0; l < FSM_LANES; l += PAIRS) {
-            add_pairs(use, far, PAIRS, &c, t, l, lane);
+            take_pairs(use, far, PAIRS, &c, t, l, lane);
             add_to_columns(&c, l, PAIRS, lane);
         }
     }
@@ -245,7 +244,7 @@ static void sum_tile(enum use use, struct batch *b, T *t, size_t rows, size_t n)
 
 /* A tile of up to BATCH rows, from the maximum to the closing. */
 static void reduce_tile(fsm_op op, struct batch *b, T *t, size_t rows, size_t n, double log_n, T *y, ptrdiff_t y_next) {
-    clear(b);
+    if (rows < BATCH) clear(b);
     for (size_t r = 0; r < rows; r += W) v_store(b->max + r, largest_of_rows(t + r, n));
     open_rows(b, BATCH);
     sum_tile(op == FSM_SOFTMAX ? STORE : SKIP_MAX, b, t, rows, n);
@@ -259,7 +258,7 @@ static void reduce_tile(fsm_op op, struct batch *b, T *t, size_t rows, size_t n,
 
 static void tilewise(fsm_op op, const T *x, struct layout from, T *y, struct layout to, size_t rows, size_t n,
                      double log_n, T *tiles) {
-    struct batch b[STRIP];
+    struct batch b[TILES];
     bool special = false;
     fill(x, from, rows, n, tiles);
     for (size_t r = 0; r < rows; r += BATCH) {

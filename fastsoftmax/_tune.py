@@ -20,13 +20,14 @@ ROW = 512  # elements in a row, so that none is special: not short, not shared b
 LOW, HIGH = 1 << 10, 1 << 22  # sizes that are tried
 SECONDS, QUICK = 60.0, 4.0
 MARGIN = 1.1  # by how much two threads must beat one
-#: Seconds of work below which a helper called in vain costs more than a tenth. What two threads take with the other CPU
-#: busy, of the time of one, at the median: C 0.98 to 1.06 at 20 us and more; Numba 1.35 at 140 us, 1.18 at 600, 1.09 at
-#: 1400. With the other CPU free but asleep, in C: 1.07 at 43 us, 0.93 at 60, 0.76 at 110; awake, 0.6.
+#: Seconds of work below which a helper that sleeps, or is called in vain, may cost more than a tenth. What two threads
+#: take of the time of one, at the median, with the other CPU busy: C 0.98 to 1.06 at 20 us and more; Numba 1.35 at 140
+#: us, 1.18 at 600, 1.09 at 1400. With the other CPU free, in C, the helper asleep: 1.07 at 43 us, 0.93 at 60, 0.76 at
+#: 110; awake, 0.6.
 FLOOR = {"c_threads": 40e-6, "numba_threads": 1.2e-3}
 WORTH = 0.5 / 1000  # seconds that Numba must save a call: loading it takes half a second, which 1000 calls earn back
 BURST = 4  # calls of a kind in a row: who calls once will soon call again, and finds the helpers awake
-ROUNDS = range(7, 200)  # of a comparison, if it takes longer or less than its share of the time
+ROUNDS = range(4, 50)  # of such calls in a comparison, if it takes longer or less than its share of the time
 COMPARISONS = 16  # that a search takes, about
 PATIENCE = 3  # times its share of the time after which a search is given up
 DISTURBED = 0.3  # CPUs busy with other work, above which threads cannot be judged
@@ -60,9 +61,9 @@ class Stopwatch:
         turns = [(first, a), (second, b)]
         start = self.clock()
         first(), second()  # what comes first finds cold caches
-        while len(a) < ROUNDS.stop:
+        for done in range(ROUNDS.stop):
             elapsed = self.clock() - start
-            if len(a) >= ROUNDS.start and elapsed > self.share / COMPARISONS:
+            if done >= ROUNDS.start and elapsed > self.share / COMPARISONS:
                 break
             if self.spent + elapsed > min(self.left, PATIENCE * self.share):
                 self.left -= self.spent + elapsed
