@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from . import ROW_REDUCTIONS, Array, Backend, Direct
 
-TINY = 512  # elements below which a direct function copies the input and keeps the GIL
+TINY = 512  # elements below which a direct function keeps the GIL
 
 try:
     from ._fastsoftmax_c import ffi, lib
@@ -79,7 +80,7 @@ class _C:
         how.isa, how.op, how.reduces = self._isa, _OPS[op], op in ROW_REDUCTIONS
         how.tiny_below, how.alone_below, how.threads = TINY, alone_below, id(threads)
         how.dtypes, how.scalars = [id(np.dtype(t)) for t in _SCALARS], [id(t) for t in _SCALARS]
-        how.ndarray, how.copy, how.empty_like, how.empty = (id(needed) for needed in _NEEDED)
+        how.ndarray, how.numpy = id(np.ndarray), id(_numpy_functions())
         made: list[Direct] = []
         if lib.direct_function(how, id(made)) != 0:
             return None
@@ -89,8 +90,13 @@ class _C:
 
 _FIRST = (slice(0, 1),) * 3
 _SCALARS = (np.float32, np.float64)
-_NEEDED = (np.ndarray, np.ndarray.copy, np.empty_like, np.empty)
 _kept: list[Any] = []  # what direct functions point to
+
+
+def _numpy_functions() -> Any:
+    """The capsule from which every extension has NumPy's functions (import_array in __multiarray_api.h)."""
+    core = "numpy._core" if hasattr(np, "_core") else "numpy.core"
+    return importlib.import_module(f"{core}._multiarray_umath")._ARRAY_API
 
 
 @functools.cache

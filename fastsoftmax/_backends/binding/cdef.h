@@ -20,6 +20,7 @@ struct direct {
     fsm_op op;
     int reduces;
     size_t tiny_below, alone_below;
-    uintptr_t ndarray, dtypes[2], scalars[2], copy, empty_like, empty, threads;
+    uintptr_t ndarray, dtypes[2], scalars[2], numpy, threads;
+    ...;
 };
-int direct_function(const struct direct *how, uintptr_t list);
+int direct_function(struct direct *how, uintptr_t list);

@@ -4,19 +4,18 @@
 
 /* Direct calls: a function that Python calls as it calls its own, without cffi, with NumPy's arrays as they are.
  *
- * softmax of 10 float32, all in all, in ns (Zen 3, Python 3.11, where np.empty takes 140, empty_like 270, x.copy() 170
- * and the kernel 130):
- *    510  this
- *    690  x.copy(), and one argument through cffi, id(y), from which C reads the same fields; 730 without the GIL
- *    930  np.empty, and id(x) and id(y) through cffi, which makes a tuple of two arguments or more
- *   2450  two ffi.from_buffer (160 each) and fsm_run through cffi (320, for ten arguments), all checks in Python
- * PyObject_GetBuffer takes 60 an array more than the fields. logsumexp (430) would take 560 if C returned a double and
- * Python made it -0.0f + value, which clears the floating-point flags and is a float64 in NumPy 1; np.float32(value)
- * takes 250 by itself, and an array y with y[()] 180. */
+ * softmax of 10 float32, all in all, in times of np.empty (140 to 220 ns on a shared Zen 3, Python 3.11):
+ *    1.7  this
+ *    3.4  with a result that a function of NumPy's was called for as Python does: x.copy(), the cheapest (1.2 of it)
+ *    4.6  that, and one argument through cffi, id(y), from which C reads the same fields
+ *    6.2  np.empty, and id(x) and id(y) through cffi, which makes a tuple of two arguments or more
+ *   16    two ffi.from_buffer (1.1 each) and fsm_run through cffi (2.1, for ten arguments), all checks in Python
+ * PyObject_GetBuffer takes 0.4 an array more than the fields; np.float32() as Python calls it, 0.8 more than its tp_alloc. */
 
 /* What is read of NumPy's objects, and what comes before it: PyArrayObject_fields and the scalars, which NumPy compiles
  * into every extension that includes its headers (ndarraytypes.h, arrayscalars.h; the headers themselves would make NumPy
- * a requirement of the build). c.py makes a direct function only where they are what Python says. */
+ * a requirement of the build), like the places in its table of functions (__multiarray_api.h). c.py makes a direct function
+ * only where the fields are what Python says. */
 struct array {
     PyObject_HEAD char *data;
     int ndim;
@@ -39,7 +38,8 @@ struct direct {
     size_t tiny_below;                        /* elements that are no longer a tiny call, see there, */
     size_t alone_below;                       /* nor always one for a single thread */
     uintptr_t ndarray, dtypes[2], scalars[2]; /* types and dtypes of float32 and float64 */
-    uintptr_t copy, empty_like, empty;        /* functions of NumPy */
+    uintptr_t numpy;                          /* the capsule with NumPy's table of functions */
+    void **functions;                         /* that table, set here */
     uintptr_t threads;                        /* (elements, dtype): for how many threads a call is */
 };
 
@@ -52,15 +52,29 @@ static size_t times(size_t product, const intptr_t *from, const intptr_t *to) {
     return product;
 }
 
-/* The shape of x without the axis that is gone (ndim: none), as a tuple. */
-static PyObject *shape_without(const struct array *x, int gone) {
+/* NumPy's table of functions; NULL of a version that is not known to have these. */
+static void **functions_of(uintptr_t capsule) {
+    void **table = PyCapsule_GetPointer(object(capsule), NULL);
+    unsigned version = table ? ((unsigned (*)(void))table[0])() : 0; /* PyArray_GetNDArrayCVersion */
+    return version == 0x01000009 || version == 0x02000000 ? table : NULL;
+}
+
+enum { MOST_DIMENSIONS = 64 }; /* NPY_MAXDIMS */
+
+/* An array of the shape of x without the axis that is gone (ndim: none). */
+static PyObject *new_array(const struct direct *how, const struct array *x, int gone) {
+    typedef PyObject *empty(int ndim, const intptr_t *shape, void *dtype, int fortran); /* PyArray_Empty */
+    intptr_t shape[MOST_DIMENSIONS];
     int ndim = x->ndim - (gone < x->ndim);
-    PyObject *shape = PyTuple_New(ndim);
-    for (int i = 0; shape && i < ndim; i++) {
-        PyObject *length = PyLong_FromSsize_t(x->shape[i + (i >= gone)]);
-        if (!length || PyTuple_SetItem(shape, i, length) != 0) Py_CLEAR(shape);
-    }
-    return shape;
+    for (int i = 0; i < ndim; i++) shape[i] = x->shape[i + (i >= gone)];
+    Py_INCREF((PyObject *)x->dtype); /* for it to take */
+    return ((empty *)how->functions[184])(ndim, shape, x->dtype, 0);
+}
+
+/* A scalar, as NumPy makes them. */
+static PyObject *new_scalar(uintptr_t type) {
+    allocfunc allocate = (allocfunc)PyType_GetSlot((PyTypeObject *)type, Py_tp_alloc);
+    return allocate((PyTypeObject *)type, 0);
 }
 
 enum { NATIVE = 0x1 | 0x100, WRITEABLE = 0x400 }; /* NPY_ARRAY_C_CONTIGUOUS | _ALIGNED: and see `dtypes` */
@@ -92,7 +106,8 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     if (count != 3 || (uintptr_t)Py_TYPE(args[0]) != how->ndarray) Py_RETURN_NONE;
     const struct array *x = (const struct array *)args[0];
     fsm_type type = (uintptr_t)x->dtype == how->dtypes[FSM_F64] ? FSM_F64 : FSM_F32;
-    if ((uintptr_t)x->dtype != how->dtypes[type] || (x->flags & NATIVE) != NATIVE) Py_RETURN_NONE;
+    if ((uintptr_t)x->dtype != how->dtypes[type] || (x->flags & NATIVE) != NATIVE || x->ndim > MOST_DIMENSIONS)
+        Py_RETURN_NONE;
     size_t size = times(1, x->shape, x->shape + x->ndim), bytes = type == FSM_F64 ? 8 : 4;
     if (size == 0) Py_RETURN_NONE;
 
@@ -112,23 +127,18 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     long threads = size < how->alone_below ? 1 : ask_threads(how, size, x->dtype);
     if (threads < 1) return NULL;
 
-    /* A copy takes 80 ns less than empty_like, and making it as much from about 700 elements. Letting go of the GIL takes
-     * 40 ns, and 5 us when another thread waits for it. */
+    /* Letting go of the GIL takes 40 ns, and 5 us when another thread waits for it. */
     bool tiny = size < how->tiny_below, scalar = false;
-    PyObject *y = args[2], *shape;
+    PyObject *y = args[2];
     if (y != Py_None) {
         if (!fits(how, x, (struct array *)y, ndim, gone, size * bytes, size / (how->reduces ? n : 1) * bytes))
             Py_RETURN_NONE;
         Py_INCREF(y);
-    } else if (!how->reduces) {
-        y = PyObject_CallFunctionObjArgs(object(tiny ? how->copy : how->empty_like), args[0], NULL);
-    } else if (ndim == 0) {
+    } else if (how->reduces && ndim == 0) {
         scalar = true;
-        y = PyObject_CallFunctionObjArgs(object(how->scalars[type]), NULL);
+        y = new_scalar(how->scalars[type]);
     } else {
-        shape = shape_without(x, gone);
-        y = shape ? PyObject_CallFunctionObjArgs(object(how->empty), shape, (PyObject *)x->dtype, NULL) : NULL;
-        Py_XDECREF(shape);
+        y = new_array(how, x, gone);
     }
     if (!y) return NULL;
     void *to = !scalar           ? (void *)((struct array *)y)->data
@@ -147,9 +157,10 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
 static PyMethodDef method = {"direct", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL};
 
 /* Append such a function to a list, which is how cffi can hand it over. */
-static int direct_function(const struct direct *how, uintptr_t list) {
+static int direct_function(struct direct *how, uintptr_t list) {
     PyGILState_STATE state = PyGILState_Ensure();
-    PyObject *self = PyLong_FromVoidPtr((void *)how);
+    how->functions = functions_of(how->numpy);
+    PyObject *self = how->functions ? PyLong_FromVoidPtr(how) : NULL;
     PyObject *function = self ? PyCFunction_NewEx(&method, self, NULL) : NULL;
     int status = function ? PyList_Append(object(list), function) : -1;
     Py_XDECREF(function);
@@ -160,5 +171,5 @@ static int direct_function(const struct direct *how, uintptr_t list) {
 }
 
 #else /* no such functions here: every call goes through cffi */
-static int direct_function(const struct direct *how, uintptr_t list) { return -1; }
+static int direct_function(struct direct *how, uintptr_t list) { return -1; }
 #endif
