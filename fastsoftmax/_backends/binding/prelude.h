@@ -7,9 +7,9 @@
  * softmax of 10 float32, all in all, in times of np.empty (140 to 220 ns on a shared Zen 3, Python 3.11):
  *    1.7  this
  *    3.4  with a result that a function of NumPy's was called for as Python does: x.copy(), the cheapest (1.2 of it)
- *    4.6  that, and one argument through cffi, id(y), from which C reads the same fields
- *    6.2  np.empty, and id(x) and id(y) through cffi, which makes a tuple of two arguments or more
- *   16    two ffi.from_buffer (1.1 each) and fsm_run through cffi (2.1, for ten arguments), all checks in Python
+ *    4.7  that, and one argument through cffi, id(y), from which C reads the same fields
+ *    6.4  np.empty, and id(x) and id(y) through cffi, which makes a tuple of two arguments or more
+ *   17    two ffi.from_buffer (1.1 each) and fsm_run through cffi (2.1, for ten arguments), all checks in Python
  * PyObject_GetBuffer takes 0.4 an array more than the fields; np.float32() as Python calls it, 0.8 more than its tp_alloc. */
 
 /* What is read of NumPy's objects, and what comes before it: PyArrayObject_fields and the scalars, which NumPy compiles
