@@ -41,9 +41,9 @@ def test_one_thread(cell, libraries, benchmark, request):
 @pytest.mark.parametrize("library", (OURS, *PEERS))
 def test_two_threads(library, libraries, request):
     if library not in libraries:
-        pytest.skip("not installed")
+        pytest.skip("the library is not installed: `make bench` installs those that there are")
     if not libraries[library].THREADED:
-        pytest.skip("has no threads")
+        pytest.skip("the library computes this on one thread, however many it may have")
     command = [sys.executable, str(ALONE), library, *(["--full"] if request.config.option.full else [])]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

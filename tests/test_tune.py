@@ -224,7 +224,7 @@ def test_threads_follow_the_file(name, table_file, run_ok):
 
 def test_without_c_numba_follows_the_file(table_file, run_ok):
     if "numba" not in BACKENDS:
-        pytest.skip("numba is not installed")
+        pytest.skip("numba is not installed: it is a dependence, but the package works without it")
     file = table_file({"numba.softmax.float32": 2000, "numba.logsumexp.float32": None})
     code = """
 import numpy as np, fastsoftmax as f

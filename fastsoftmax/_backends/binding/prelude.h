@@ -52,10 +52,12 @@ static size_t times(size_t product, const intptr_t *from, const intptr_t *to) {
     return product;
 }
 
+enum { GET_VERSION = 0, EMPTY = 184 }; /* places of PyArray_GetNDArrayCVersion and PyArray_Empty */
+
 /* NumPy's table of functions; NULL of a version that is not known to have these. */
 static void **functions_of(uintptr_t capsule) {
     void **table = PyCapsule_GetPointer(object(capsule), NULL);
-    unsigned version = table ? ((unsigned (*)(void))table[0])() : 0; /* PyArray_GetNDArrayCVersion */
+    unsigned version = table ? ((unsigned (*)(void))table[GET_VERSION])() : 0;
     return version == 0x01000009 || version == 0x02000000 ? table : NULL;
 }
 
@@ -63,12 +65,12 @@ enum { MOST_DIMENSIONS = 64 }; /* NPY_MAXDIMS */
 
 /* An array of the shape of x without the axis that is gone (ndim: none). */
 static PyObject *new_array(const struct direct *how, const struct array *x, int gone) {
-    typedef PyObject *empty(int ndim, const intptr_t *shape, void *dtype, int fortran); /* PyArray_Empty */
+    typedef PyObject *empty(int ndim, const intptr_t *shape, void *dtype, int fortran);
     intptr_t shape[MOST_DIMENSIONS];
     int ndim = x->ndim - (gone < x->ndim);
     for (int i = 0; i < ndim; i++) shape[i] = x->shape[i + (i >= gone)];
     Py_INCREF((PyObject *)x->dtype); /* for it to take */
-    return ((empty *)how->functions[184])(ndim, shape, x->dtype, 0);
+    return ((empty *)how->functions[EMPTY])(ndim, shape, x->dtype, 0);
 }
 
 /* A scalar, as NumPy makes them. */
