@@ -101,6 +101,30 @@ def test_subnormals_are_kept_on_every_thread(backend):
     assert np.unique(p[:, 1:]).size == 1
 
 
+@pytest.mark.skipif(not X86, reason="sets MXCSR: needs an x86-64 machine")
+def test_helpers_compute_as_their_caller_does(fma_backend, run_ok):
+    """Threads that a caller that flushes subnormals has started serve others, that do not, and the reverse."""
+    code = f"""if True:
+        import ctypes
+        import numpy as np
+        import fastsoftmax as fsm
+        from test_fp_environment import Environment, libm
+        x = np.zeros((64, 65_536), "f4")
+        x[:, 1:] = -100
+        flushed, kept = Environment(), Environment()
+        libm.fegetenv(ctypes.byref(kept))
+        libm.fegetenv(ctypes.byref(flushed))
+        flushed.mxcsr |= 0x8000
+        with fsm.threads(2):
+            for environment, values in [(flushed, {{0.0, 1.0}}), (kept, {{float(np.float32(3.8e-44)), 1.0}})] * 3:
+                libm.fesetenv(ctypes.byref(environment))
+                p = fsm.softmax(x, backend={fma_backend!r})
+                libm.fesetenv(ctypes.byref(kept))
+                assert set(p.ravel().tolist()) == values
+    """
+    run_ok(code)
+
+
 @pytest.mark.parametrize("mode", ROUNDING)
 @pytest.mark.parametrize("name", CALLS)
 def test_other_rounding_modes_cost_digits_not_sense(name, mode, backend, dtype, restored):
