@@ -54,39 +54,19 @@ static inline void normalize(double *hi, double *low) {
 
 #define PEAK 0x1p-6 /* a row whose other terms are a smaller part than this of the sum has a peak */
 
-/* What rounding took from the terms of W maxima, e^(max - shift) / 2^base, as they are stored. */
-static inline void lost_from(vec t, vec base, vec s, vec scale, vec term, dvec lost[W / DOUBLES]) {
-#if FSM_DOUBLE
-    (void)t, (void)base, (void)term;
-    lost[0] = (s - ((v_set1(1) + s) - v_set1(1))) * scale;
-#else /* the same polynomial in double */
-    static const float c[] = FSM_F32_EXP;
-    dvec x[W / DOUBLES], n[W / DOUBLES], rounded[W / DOUBLES];
-    (void)s, (void)scale;
-    v_doubles(t, x);
-    v_doubles(base, n);
-    v_doubles(term, rounded);
-    for (int p = 0; p < W / DOUBLES; p++) {
-        dvec r = v_dfma(-n[p], v_dset1(FSM_F64_LN2), x[p]), q = v_dset1(0);
-        UNROLL
-        for (int k = (int)(sizeof c / sizeof *c); k--;) q = v_dfma(q, r, v_dset1((double)c[k]));
-        lost[p] = (v_dset1(1) + v_dfma(q, r * r, r)) * v_dset1((double)BOOST_UP) - rounded[p];
-    }
-#endif
-}
-
-/* The maximum's own term often is by far the largest part of the sum, and what rounding took from it is put back there: 0.6
- * ulp less at worst (3.4 to 2.8, with groups of 32). The term itself stays as it is, which is right to 1.4 units of
- * rounding, unless it is all but alone: there the result must not pass 1, so it is computed apart. */
+/* The maximum's own term often is by far the largest part of the sum, and what the last rounding took from it is put back
+ * there: 0.6 ulp less at worst (3.4 to 2.8, with groups of 32); computing it once more in double gains no more. The term
+ * itself stays as it is, which is right to 1.4 units of rounding, unless it is all but alone: there the result must not
+ * pass 1, so it is computed apart. */
 static inline void close_softmax(struct batch *b, size_t rows) {
     for (size_t i = 0; i < rows; i += W) {
         vec shift = v_load(b->shift + i), base = v_load(b->base + i), t = v_load(b->max + i) - shift, s, scale;
-        vec magic = base_of(shift, base).magic;
+        vec magic = v_exp_magic(base);
         v_exp_parts(1, &t, &magic, &s, &scale);
-        vec term = (v_set1(1) + s) * scale;
+        vec one = v_set1(1) + s;
         dvec top[W / DOUBLES], lost[W / DOUBLES], hi[W / DOUBLES], lo[W / DOUBLES], peak[W / DOUBLES];
-        lost_from(t, base, s, scale, term, lost);
-        v_doubles(term, top);
+        v_doubles(one * scale, top);
+        v_doubles((s - (one - v_set1(1))) * scale, lost);
         for (size_t p = 0; p < W / DOUBLES; p++) {
             dvec sum = v_dload(b->sum + i + p * DOUBLES), low = v_dload(b->low + i + p * DOUBLES) + lost[p];
             dvec whole = sum + low, inverse = v_dset1(1) / whole;
@@ -131,7 +111,7 @@ TEMPLATE void take_some_logs(size_t count, struct logs *s, size_t i, vec unit) {
     vec t[LOCKSTEP], sum[LOCKSTEP], e[LOCKSTEP], top[LOCKSTEP], scale[LOCKSTEP], one = v_set1(1);
     vec magic[LOCKSTEP], a[LOCKSTEP], low[LOCKSTEP], log[LOCKSTEP];
     EACH (u, count) t[u] = v_load(s->offset + i + u * W);
-    EACH (u, count) magic[u] = v_set1(MAGIC) + (v_set1(BIAS) - v_load(s->base + i + u * W));
+    EACH (u, count) magic[u] = v_exp_magic(v_load(s->base + i + u * W));
     v_exp_parts(count, t, magic, e, scale);
     EACH (u, count) sum[u] = v_load(s->sum + i + u * W);
     EACH (u, count) {

@@ -5,7 +5,7 @@
 /* e^-|x| with the factor 2^BOOST. */
 static inline vec exp_minus_abs(vec x) {
     vec minus = v_select(v_less(v_set1(0), x), -x, x);
-    v_exp(1, &minus, v_exp_lo(v_set1(0)), v_set1(MAGIC + BIAS));
+    v_exp(1, &minus, v_exp_lo(v_set1(0)), v_exp_magic(v_set1(0)));
     return minus;
 }
 

@@ -3,20 +3,24 @@
  *   t = n ln2 + r, |r| <= ln2/2;   e^t = 2^n (1 + s),   s = r + r^2 q(r)
  *
  * n is rounded by adding MAGIC, which also leaves it in the low bits of z, from where a shift makes it an exponent. With
- * magic = MAGIC + BIAS - N for an integer N of the caller's the scale is 2^(n-N+BOOST): the shift of a softmax costs
- * nothing and is exact. n - N = -BIAS gives the scale +0.
+ * v_exp_magic(N) for an integer N of the caller's the scale is 2^(n-N+BOOST): the shift of a softmax costs nothing and is
+ * exact. n - N = -BIAS gives the scale +0.
  *
  * r: n LN2_HI cancels exactly against t (|t| < 2^12), so the reduction is rounded once, by the LN2_LO step. Worst errors,
  * checked by tests/exp_check.c (float32: over all inputs; float64: over samples):
  *   float32  1.0128 ulp at t = 0x1.da72c4p+5              without FMA 0.9886 ulp at t = -0x1.769da2p+2
  *   float64  1.0031 ulp at t = 0x1.a75d747be5f25p+9                   0.9703 ulp at t = 0x1.d4f2319b23224p+5
  * Lost: Horner down to the constant term (one operation less, but 1.4 ulp of what 1 + s rounds to); one more degree (one
- * operation more, 0.98 ulp); adding the LN2_LO step to s instead of r (one more, 0.89 ulp); a 16-entry table and degree 3
- * (a tenth faster with AVX-512, but such a table does not fit AVX2, and NEON and Numba would have to gather). */
+ * operation more, 0.98 ulp); adding the LN2_LO step to s instead of r (one more, 0.89 ulp).
+ * Lost, though faster (float32, AVX2, whole calls): a table of 2^(j/S) in a register. S = 8 and degree 3 gains 3 to 10 %,
+ * S = 4 and degree 4 gains 2 to 7 %, but logsumexp is 1.7 ulp off instead of 1.4, more than is promised; with the entries'
+ * rounding errors put back into r (logsumexp 1.4, softmax 2.1 instead of 2.4) nothing is gained. */
 #ifndef FSM_EXP_H
 #define FSM_EXP_H
 
 #include "unroll.h"
+
+static inline vec v_exp_magic(vec n) { return v_set1(MAGIC) + (v_set1(BIAS) - n); }
 
 /* s and scale = 2^(n - N + BOOST) of k vectors, in step, each with an N of its own. */
 TEMPLATE void v_exp_parts(size_t k, const vec *t, const vec *magic, vec *s, vec *scale) {
@@ -35,7 +39,7 @@ TEMPLATE void v_exp_parts(size_t k, const vec *t, const vec *magic, vec *s, vec 
     EACH (u, k) scale[u] = (vec)((ivec)z[u] << MANTISSA);
 }
 
-/* 2^BOOST e^t 2^-N for k vectors, where magic = MAGIC + BIAS - N and lo = v_exp_lo(N); +0 at lo and below; NaN for NaN.
+/* 2^BOOST e^t 2^-N for k vectors, where magic = v_exp_magic(N) and lo = v_exp_lo(N); +0 at lo and below; NaN for NaN.
  * (1 + s) scale in one step: the scale is a power of two, so that only 1 + s is rounded. */
 TEMPLATE void v_exp(size_t k, vec *t, vec lo, vec magic) {
     vec same[LOCKSTEP], s[LOCKSTEP], scale[LOCKSTEP];

@@ -19,7 +19,7 @@ struct base {
 
 static inline struct base base_of(vec shift, vec n) {
     vec floor = v_select(v_less(v_set1(0), shift), v_set1(0), v_set1(-(T)INFINITY));
-    return (struct base){floor, shift, v_exp_lo(n), v_set1(MAGIC) + (v_set1(BIAS) - n)};
+    return (struct base){floor, shift, v_exp_lo(n), v_exp_magic(n)};
 }
 
 /* The terms of k vectors of x in its place. x less the shift, if a row has one; what is more than the shift below it has no

@@ -109,7 +109,7 @@ def log_pair(a, low):
 
 
 def maximum_parts(t, n):
-    """The term of the maximum in double with its low part and float64's boost; t = m - c."""
+    """The term of the maximum, and what rounding took from it; t = m - c."""
     s, scale = exp_parts(t, base_of(t, n)[0])
     high = 1.0 + s
     return high * scale, (s - (high - 1.0)) * scale

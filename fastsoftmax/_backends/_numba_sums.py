@@ -15,11 +15,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from fastsoftmax._backends import coefficients
 from fastsoftmax._backends._numba_functions import (
-    base_of,
     exp_pair,
-    exp_parts,
     log_of_sum,
     maximum_parts,
     normal,
@@ -33,7 +30,6 @@ from fastsoftmax._backends._numba_lanes import (
     WIDTH,
     Lanes,
     fma,
-    horner,
     jit,
     larger,
     load_lanes,
@@ -162,26 +158,14 @@ def scales_of(narrow, k, part):
 # ---- closing: from a row's sum to what the last pass takes ----
 
 
-def top_of(m):
-    """The term of the maximum, in double, and what rounding took from it."""
-    c, n = shift_of(m)
-    t = m - c
-    s, scale = exp_parts(t, base_of(c, n)[0])
-    rounded = fma(s, scale, scale).cast(types.float64)
-    if m.dtype == types.float64:
-        return rounded, (s - ((1.0 + s) - 1.0)) * scale
-    r = fma(-n.cast(types.float64), coefficients.F64.LN2, t.cast(types.float64))
-    exact = (1.0 + fma(horner(r, m.format.k.EXP), r * r, r)) * m.format.up
-    return rounded, exact - rounded
-
-
 def reciprocal(m, total, low):
     """1 / the sum as two numbers of m's type; the term of a maximum that is nearly all of it, or -1, and its result.
 
     What rounding took from the maximum's term is put back into the sum: 0.6 ulp less at worst. The term itself stays as
     it is but where it is all but alone: there the result must not pass 1.
     """
-    rounded, lost = top_of(m)
+    c, n = shift_of(m)
+    rounded, lost = [part.cast(types.float64) for part in maximum_parts(m - c, n)]
     s, s_low = normal(total, low + lost)
     inverse = high = 1.0 / s
     if m.dtype == types.float32:
