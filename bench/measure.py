@@ -1,13 +1,11 @@
 """The clock: who takes part in a cell, with which variant, how often, and how long it took."""
 
 import gc
-import os
 import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -15,7 +13,8 @@ from peers import OURS, Job, Peer, Task
 from reference import BOUNDS, reference, worst_ulp
 from workloads import Cell
 
-STAT = Path("/proc/stat")
+from fastsoftmax._tune import cpu_seconds_of_others
+
 ROUND = 50e-6  # seconds that a round lasts at least; shorter calls are repeated within it
 WARM = 1e-3  # calls shorter than this are made once before the clock starts: all find their caches as they left them
 PROBE = 5e-3  # seconds of calls, from which the fastest variant and the number of rounds are found
@@ -37,16 +36,6 @@ def timed(call: Callable[[], object], calls: int) -> float:
     return time.perf_counter() - start
 
 
-def busy() -> float:
-    """CPU seconds that all processes have had together; where the system does not tell, those of this one."""
-    try:
-        ticks = [int(n) for n in STAT.read_text().split(maxsplit=9)[1:9]]
-    except OSError:
-        return time.process_time()
-    idle, waiting = ticks[3:5]
-    return (sum(ticks) - idle - waiting) / os.sysconf("SC_CLK_TCK")
-
-
 class Watch:
     """A context for timed rounds, without garbage collection. `others`: how many CPUs other processes kept busy."""
 
@@ -55,11 +44,11 @@ class Watch:
     def __enter__(self) -> "Watch":
         gc.collect()
         gc.disable()
-        self.start = busy() - time.process_time(), time.perf_counter()
+        self.start = cpu_seconds_of_others(), time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        cpu, elapsed = busy() - time.process_time() - self.start[0], time.perf_counter() - self.start[1]
+        cpu, elapsed = cpu_seconds_of_others() - self.start[0], time.perf_counter() - self.start[1]
         self.others = round(max(0.0, cpu / elapsed), 2)
         gc.enable()
 

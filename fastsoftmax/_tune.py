@@ -138,12 +138,12 @@ def tune(
     data = {dtype: random.astype(dtype) for dtype in _dispatch.DTYPES}
 
     found: dict[Key, int | None] = {}
-    start, others = time.perf_counter(), _others()
+    start, others = time.perf_counter(), cpu_seconds_of_others()
     for key in keys:
         if pair := compared[key[0]]:
             with contextlib.suppress(OutOfTimeError):
                 found[key] = _search(key, load(pair[0]), load(pair[1]), data[key[2]], watch)
-    busy = max(0.0, _others() - others) / (time.perf_counter() - start)
+    busy = max(0.0, cpu_seconds_of_others() - others) / (time.perf_counter() - start)
     if busy > DISTURBED:  # that two threads did not gain says nothing then
         found = {key: size for key, size in found.items() if size is not None}
 
@@ -184,7 +184,7 @@ def _search(
     return found
 
 
-def _others() -> float:
+def cpu_seconds_of_others() -> float:
     """CPU seconds that all other processes have had; where the system does not tell, 0."""
     try:
         ticks = [int(n) for n in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]

@@ -1,5 +1,6 @@
 """Direct calls: it takes what it should, leaves the rest, and nobody can tell the two ways apart."""
 
+import ctypes
 import itertools
 import sys
 import types
@@ -266,6 +267,32 @@ def test_what_the_layout_check_finds(monkeypatch):
     assert not check()
 
     monkeypatch.setattr(c, "layout_as_expected", lambda: False)
+    assert load(BACKENDS[0]).direct("softmax", 100, lambda elements, dtype: 1) is None
+
+
+@needs_c
+@pytest.mark.parametrize(
+    ("version", "known"), [(0x01000009, True), (0x02000000, True), (0x03000000, False), (0, False)]
+)
+def test_only_a_known_table_of_functions_is_used(version, known, monkeypatch):
+    """Of a NumPy with another ABI nothing but its version is asked."""
+    from fastsoftmax._backends import c, load
+
+    get_version = ctypes.CFUNCTYPE(ctypes.c_uint)(lambda: version)
+    table = (ctypes.c_void_p * 1)(ctypes.cast(get_version, ctypes.c_void_p))
+    new_capsule = ctypes.pythonapi.PyCapsule_New
+    new_capsule.restype, new_capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    capsule = new_capsule(table, None, None)
+    monkeypatch.setattr(c, "_numpy_functions", lambda: capsule)
+    made = load(BACKENDS[0]).direct("softmax", 100, lambda elements, dtype: 1)
+    assert (made is not None) == known
+
+
+@needs_c
+def test_a_capsule_of_another_kind_is_no_table(monkeypatch):
+    from fastsoftmax._backends import c, load
+
+    monkeypatch.setattr(c, "_numpy_functions", lambda: np.random.PCG64().capsule)
     assert load(BACKENDS[0]).direct("softmax", 100, lambda elements, dtype: 1) is None
 
 

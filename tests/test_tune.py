@@ -44,7 +44,7 @@ class Machine:
 
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch):
-    monkeypatch.setattr(_tune, "_others", lambda: 0.0)
+    monkeypatch.setattr(_tune, "cpu_seconds_of_others", lambda: 0.0)
 
 
 @pytest.mark.parametrize("least", [1024, 1025, 5000, 70_000, 131_072, 1 << 22])
@@ -123,7 +123,7 @@ def test_what_cannot_be_measured_is_as_shipped(names, threads, measured):
 def test_a_busy_machine_does_not_forbid_threads(monkeypatch):
     assert Machine(speedup=1.0).tune()["c_threads"]["softmax"]["float32"] is None
     seconds = iter((0.0, 1e9))
-    monkeypatch.setattr(_tune, "_others", lambda: next(seconds))
+    monkeypatch.setattr(_tune, "cpu_seconds_of_others", lambda: next(seconds))
     table = Machine(speedup=1.0).tune()
     assert table["c_threads"] == SHIPPED["c_threads"]
     assert "c_threads.softmax.float32" in table["kept"]
