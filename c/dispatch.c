@@ -8,10 +8,15 @@
 static bool always(void) { return true; }
 
 #if defined(FSM_HAVE_avx2)
+#include <cpuid.h>
 TABLES(avx2);
+static bool cpu_has_f16c(void) { /* not among the names that clang knows */
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
 static bool cpu_has_avx2(void) {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && cpu_has_f16c();
 }
 #endif
 #if defined(FSM_HAVE_avx512)
@@ -29,7 +34,7 @@ TABLES(scalar);
 struct fsm_isa {
     const char *name;
     bool (*usable)(void);
-    const struct fsm_kernels *kernels[FSM_TYPE_COUNT];
+    const struct fsm_kernels *kernels[2]; /* of FSM_F32 and FSM_F64 */
 };
 
 /* Best first. */
@@ -64,5 +69,5 @@ const char *fsm_isa_name(const fsm_isa *isa) { return isa->name; }
 const struct fsm_kernels *fsm_kernels_of(const fsm_isa *isa, fsm_type type) {
     static const fsm_isa *_Atomic best; /* every thread that finds it unset finds the same one */
     if (!isa && !(isa = best)) best = isa = fsm_isa_usable(0);
-    return isa->kernels[type];
+    return isa->kernels[type == FSM_F64 ? FSM_F64 : FSM_F32];
 }

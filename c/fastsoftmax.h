@@ -31,7 +31,13 @@ typedef enum fsm_op {
     FSM_OP_COUNT
 } fsm_op;
 
-typedef enum fsm_type { FSM_F32, FSM_F64, FSM_TYPE_COUNT } fsm_type;
+typedef enum fsm_type {
+    FSM_F32,
+    FSM_F64,
+    FSM_F16,  /* IEEE binary16: computed in float32 and rounded once */
+    FSM_BF16, /* the upper half of a float32: the same */
+    FSM_TYPE_COUNT
+} fsm_type;
 
 typedef enum fsm_status {
     FSM_OK = 0,

@@ -22,6 +22,9 @@
 #include "parts.h"
 #include "cumulate.h"
 #include "elements.h"
+#if !FSM_DOUBLE
+#include "half.h"
+#endif
 
 /* Rows up to this long are worked on side by side, longer ones one vector after the other: there are results to transpose
  * back for some ops. */
@@ -77,5 +80,14 @@ static void kernel_apart(fsm_op op, const void *vx, const ptrdiff_t *from, void 
 }
 
 const struct fsm_kernels TABLE(FSM_ISA, FSM_SUFFIX) = {
-    kernel_rows, kernel_apart, kernel_part, kernel_join, kernel_finish, STREAMS,
+    .rows = kernel_rows,
+    .apart = kernel_apart,
+    .part = kernel_part,
+    .join = kernel_join,
+    .finish = kernel_finish,
+#if !FSM_DOUBLE
+    .widen = kernel_widen,
+    .narrow = kernel_narrow,
+#endif
+    .streams = STREAMS,
 };

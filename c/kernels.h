@@ -56,6 +56,9 @@ struct fsm_kernels {
     void (*part)(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n);
     void (*join)(fsm_op op, struct fsm_part *parts, size_t count, size_t n, void *y);
     void (*finish)(fsm_op op, const struct fsm_part *part, const void *x, void *y, size_t n, bool again);
+    /* float32 only: n elements of a half type as float32, and rounded to nearest (to even) back. */
+    void (*widen)(fsm_type type, const void *x, float *to, size_t n);
+    void (*narrow)(fsm_type type, const float *x, void *y, size_t n);
     bool streams; /* finish can write past the cache */
 };
 

@@ -20,9 +20,12 @@ enum {
     PAST_MEMORY = 64 << 20,
 };
 
-/* ---- Elements of either type ---- */
+/* ---- Elements of all types ---- */
 
-static const size_t size_of[FSM_TYPE_COUNT] = {sizeof(float), sizeof(double)};
+static const size_t size_of[FSM_TYPE_COUNT] = {sizeof(float), sizeof(double), 2, 2};
+
+/* The half types are worked on as float32. */
+static bool is_half(fsm_type type) { return type == FSM_F16 || type == FSM_BF16; }
 
 static const char *at(const void *p, ptrdiff_t i, fsm_type type) {
     return (const char *)p + i * (ptrdiff_t)size_of[type];
@@ -106,6 +109,46 @@ static fsm_status run_with_scratch(void (*task)(void *, size_t), struct job *j, 
     return FSM_OK;
 }
 
+/* ---- Rows of a half type, through tiles of float32 that stay in the nearest cache ---- */
+
+enum { NUMBERS = 256 }; /* rows of a tile, at most */
+
+static void widen_rows(const struct job *j, const char *x, ptrdiff_t pitch, float *tile, ptrdiff_t tile_pitch,
+                       size_t rows, size_t n) {
+    for (size_t i = 0; i < rows; i++)
+        j->kernels->widen(j->type, at(x, (ptrdiff_t)i * pitch, j->type), tile + (ptrdiff_t)i * tile_pitch, n);
+}
+
+static void narrow_rows(const struct job *j, const float *tile, ptrdiff_t tile_pitch, char *y, ptrdiff_t pitch,
+                        size_t rows, size_t n) {
+    for (size_t i = 0; i < rows; i++)
+        j->kernels->narrow(j->type, tile + (ptrdiff_t)i * tile_pitch, (char *)at(y, (ptrdiff_t)i * pitch, j->type), n);
+}
+
+/* Rows of n <= FSM_BLOCK elements. */
+static void run_half_rows(const struct job *j, const char *x, ptrdiff_t x_pitch, char *y, ptrdiff_t y_pitch,
+                          size_t rows, size_t n) {
+    float tile[FSM_BLOCK], numbers[NUMBERS];
+    ptrdiff_t pitch = (ptrdiff_t)n;
+    bool one = fsm_is_reduction(j->op);
+    for (size_t some = FSM_BLOCK / n < NUMBERS ? FSM_BLOCK / n : NUMBERS; rows; rows -= some) {
+        if (some > rows) some = rows;
+        widen_rows(j, x, x_pitch, tile, pitch, some, n);
+        j->kernels->rows(j->op, tile, pitch, one ? numbers : tile, one ? 1 : pitch, some, n);
+        narrow_rows(j, one ? numbers : tile, one ? 1 : pitch, y, y_pitch, some, one ? 1 : n);
+        x = at(x, (ptrdiff_t)some * x_pitch, j->type);
+        y = (char *)at(y, (ptrdiff_t)some * y_pitch, j->type);
+    }
+}
+
+static void run_rows(const struct job *j, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch, size_t rows,
+                     size_t n) {
+    if (is_half(j->type))
+        run_half_rows(j, x, x_pitch, y, y_pitch, rows, n);
+    else
+        j->kernels->rows(j->op, x, x_pitch, y, y_pitch, rows, n);
+}
+
 /* ---- A row longer than a block, in parts ---- */
 
 struct long_row {
@@ -122,6 +165,26 @@ static size_t elements_of(const struct long_row *r, size_t i) {
 }
 static size_t bytes_before(const struct long_row *r, size_t i) { return i * FSM_BLOCK * size_of[r->job->type]; }
 
+/* A half row's terms are not stored, but computed once more: they would have to be float32. */
+static void run_half_part(void *row, size_t i) {
+    struct long_row *r = row;
+    const struct fsm_kernels *k = r->job->kernels;
+    float tile[FSM_BLOCK];
+    k->widen(r->job->type, r->x + bytes_before(r, i), tile, elements_of(r, i));
+    k->part(r->job->op, &r->parts[i], tile, NULL, elements_of(r, i));
+}
+static void run_half_finish(void *row, size_t i) {
+    struct long_row *r = row;
+    const struct fsm_kernels *k = r->job->kernels;
+    struct fsm_part same;
+    float tile[FSM_BLOCK];
+    size_t bytes = bytes_before(r, i), n = elements_of(r, i);
+    k->widen(r->job->type, r->x + bytes, tile, n);
+    if (r->job->op == FSM_SOFTMAX) k->part(r->job->op, &same, tile, tile, n);
+    k->finish(r->job->op, &r->parts[i], tile, tile, n, false);
+    k->narrow(r->job->type, tile, r->y + bytes, n);
+}
+
 static void run_part(void *row, size_t i) {
     struct long_row *r = row;
     void *y = r->job->again || fsm_is_reduction(r->job->op) ? NULL : r->y + bytes_before(r, i);
@@ -136,9 +199,12 @@ static void run_finish(void *row, size_t i) {
 static void run_long(const struct job *j, const void *x, void *y, struct fsm_part *parts, unsigned threads) {
     struct long_row r = {j, x, y, parts};
     size_t count = parts_of(j);
-    fsm_pool_run(run_part, &r, count, threads);
-    j->kernels->join(j->op, parts, count, j->row.count, y);
-    if (!fsm_is_reduction(j->op)) fsm_pool_run(run_finish, &r, count, threads);
+    bool half = is_half(j->type), one = fsm_is_reduction(j->op);
+    float number;
+    fsm_pool_run(half ? run_half_part : run_part, &r, count, threads);
+    j->kernels->join(j->op, parts, count, j->row.count, half ? &number : y);
+    if (half && one) j->kernels->narrow(j->type, &number, y, 1);
+    if (!one) fsm_pool_run(half ? run_half_finish : run_finish, &r, count, threads);
 }
 
 static bool is_long(const struct job *j) { return fsm_is_blockwise(j->op) && j->row.count > FSM_BLOCK; }
@@ -166,14 +232,14 @@ static fsm_status share_rows(struct job *j, unsigned threads) {
 static void run_task(void *job, size_t index) {
     const struct job *j = job;
     struct task t = task_of(j, index);
-    j->kernels->rows(j->op, t.x, j->inner.x, t.y, j->inner.y, t.rows, j->row.count);
+    run_rows(j, t.x, j->inner.x, t.y, j->inner.y, t.rows, j->row.count);
 }
 
 static fsm_status run_in_place(struct job *j, unsigned threads) {
     size_t n = j->row.count, rows = j->outer.count * j->inner.count;
     group_rows(j, n < CHUNK && !is_long(j) ? CHUNK / n : 1);
     size_t bytes = n * size_of[j->type];
-    if (j->kernels->streams)
+    if (j->kernels->streams && !is_half(j->type))
         j->again = j->op == FSM_LOG_SOFTMAX ? bytes * rows >= PAST_CACHE : j->type == FSM_F32 && bytes >= PAST_MEMORY;
     if (is_long(j) && threads > 1 && rows < 4 * (size_t)threads) return share_rows(j, threads);
     if (is_long(j)) return run_with_scratch(run_task_long, j, parts_of(j) * sizeof(struct fsm_part), threads);
@@ -207,22 +273,39 @@ static void copy(fsm_type type, const void *from, ptrdiff_t from_row, ptrdiff_t 
                  ptrdiff_t to_column, size_t rows, size_t columns) {
     if (type == FSM_F32) {
         COPY(float)
-    } else {
+    } else if (type == FSM_F64) {
         COPY(double)
+    } else {
+        COPY(uint16_t)
     }
+}
+
+/* Rows of a half type that cannot be taken block by block. */
+static bool is_whole_half(const struct job *j) { return is_half(j->type) && !fsm_is_blockwise(j->op); }
+
+/* What is needed beside the rows: the parts of a long one; a row of a half type as float32. */
+static size_t bytes_beside(const struct job *j) {
+    return is_long(j) ? parts_of(j) * sizeof(struct fsm_part) : is_whole_half(j) ? j->row.count * sizeof(float) : 0;
 }
 
 /* Where the kernels want rows in one piece, they are gathered, worked on in place, and scattered. */
 static void run_task_gathered(void *job, size_t index) {
     struct job *j = job;
     struct task t = task_of(j, index);
-    size_t mine = take_piece(j), n = j->row.count, parts_bytes = is_long(j) ? parts_of(j) * sizeof(struct fsm_part) : 0;
-    char *tile = piece(j, mine) + parts_bytes;
+    size_t mine = take_piece(j), n = j->row.count;
+    char *tile = piece(j, mine) + bytes_beside(j);
     ptrdiff_t pitch = (ptrdiff_t)n + PAD;
     copy(j->type, t.x, j->inner.x, j->row.x, tile, pitch, 1, t.rows, n);
     bool one = fsm_is_reduction(j->op);
-    if (!is_long(j)) {
-        j->kernels->rows(j->op, tile, pitch, one ? t.y : tile, one ? j->inner.y : pitch, t.rows, n);
+    if (is_whole_half(j)) {
+        float *row = (float *)(void *)piece(j, mine);
+        for (size_t i = 0; i < t.rows; i++) {
+            widen_rows(j, at(tile, (ptrdiff_t)i * pitch, j->type), 0, row, 0, 1, n);
+            j->kernels->rows(j->op, row, 0, row, 0, 1, n);
+            narrow_rows(j, row, 0, (char *)at(tile, (ptrdiff_t)i * pitch, j->type), 0, 1, n);
+        }
+    } else if (!is_long(j)) {
+        run_rows(j, tile, pitch, one ? t.y : tile, one ? j->inner.y : pitch, t.rows, n);
     } else {
         for (size_t i = 0; i < t.rows; i++) {
             char *row = tile + i * (size_t)pitch * size_of[j->type];
@@ -236,14 +319,13 @@ static void run_task_gathered(void *job, size_t index) {
 
 static fsm_status run_strided(struct job *j, unsigned threads) {
     size_t n = j->row.count, size = size_of[j->type];
-    if (fsm_is_blockwise(j->op) && n <= FSM_BLOCK) {
+    if (fsm_is_blockwise(j->op) && n <= FSM_BLOCK && !is_half(j->type)) {
         group_rows(j, n < CHUNK / FSM_STRIP ? CHUNK / n / FSM_STRIP * FSM_STRIP : FSM_STRIP);
         return run_with_scratch(run_task_apart, j, FSM_TILE(n) * size, threads);
     }
     size_t row_bytes = (n + PAD) * size, widest = ((size_t)64 << 20) / row_bytes;
     group_rows(j, widest < 1 ? 1 : widest < SQUARE ? widest : SQUARE);
-    size_t parts_bytes = is_long(j) ? parts_of(j) * sizeof(struct fsm_part) : 0;
-    return run_with_scratch(run_task_gathered, j, parts_bytes + j->together * row_bytes, threads);
+    return run_with_scratch(run_task_gathered, j, bytes_beside(j) + j->together * row_bytes, threads);
 }
 
 /* ---- Rows of nothing ---- */
@@ -251,11 +333,13 @@ static fsm_status run_strided(struct job *j, unsigned threads) {
 static fsm_status fill_empty_rows(const struct job *j) {
     for (size_t o = 0; o < j->outer.count; o++)
         for (size_t i = 0; i < j->inner.count; i++) {
-            double value = j->op == FSM_LOGSUMEXP ? -(double)INFINITY : (double)NAN;
-            if (j->type == FSM_F32)
-                *(float *)y_row(j, o, i) = (float)value;
+            float value = j->op == FSM_LOGSUMEXP ? -INFINITY : NAN;
+            if (j->type == FSM_F64)
+                *(double *)y_row(j, o, i) = (double)value;
+            else if (j->type == FSM_F32)
+                *(float *)y_row(j, o, i) = value;
             else
-                *(double *)y_row(j, o, i) = value;
+                j->kernels->narrow(j->type, &value, y_row(j, o, i), 1);
         }
     return FSM_OK;
 }
@@ -266,9 +350,9 @@ static size_t all_elements(const struct job *j) { return j->outer.count * j->row
 
 static void run_elements(void *job, size_t index) {
     const struct job *j = job;
-    size_t first = index * CHUNK, left = all_elements(j) - first;
+    size_t first = index * j->together, left = all_elements(j) - first;
     size_t offset = first * size_of[j->type];
-    j->kernels->rows(j->op, j->x + offset, 0, j->y + offset, 0, 1, left < CHUNK ? left : CHUNK);
+    run_rows(j, j->x + offset, 0, j->y + offset, 0, 1, left < j->together ? left : j->together);
 }
 
 static void swap(struct dim *a, struct dim *b) {
@@ -299,13 +383,15 @@ fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, 
     if (!outer || !inner || (!n && !one)) return FSM_OK;
     if (!n) return fill_empty_rows(&j);
     if (fsm_is_elementwise(op) && !strides) {
-        fsm_pool_run(run_elements, &j, (all_elements(&j) + CHUNK - 1) / CHUNK, threads);
+        j.together = is_half(type) ? FSM_BLOCK : CHUNK;
+        fsm_pool_run(run_elements, &j, (all_elements(&j) + j.together - 1) / j.together, threads);
         return FSM_OK;
     }
     bool nearer = j.outer.count > 1 && distance(j.outer) < distance(j.inner);
     bool few = j.inner.count < SQUARE && j.outer.count > j.inner.count;
     if (few || (nearer && j.outer.count >= SQUARE)) swap(&j.outer, &j.inner);
     bool in_place = n == 1 || (j.row.x == 1 && j.row.y == 1);
+    if (is_whole_half(&j)) in_place = false;
     return in_place ? run_in_place(&j, threads) : run_strided(&j, threads);
 }
 

@@ -4,6 +4,7 @@
  * all is well. It checks that
  *   - the errors are within the promised bounds, and NaN, infinities and underflow where they belong;
  *   - threads, strides, working in place and the other rows of an array change no bit, and nothing else is written;
+ *   - the half types give the results of float32, rounded once;
  *   - all ISAs with fused multiply-add ("scalar" has none) give the same bits.
  * The rows come from integers by exact operations, so that digests can be compared between machines. */
 #include <float.h>
@@ -18,12 +19,12 @@
 
 #include "fastsoftmax.h"
 
-enum { ISAS = 8 };
+enum { ISAS = 8, TYPES = FSM_F64 + 1 }; /* the half types are checked along with FSM_F32 */
 
 static const struct op {
     const char *name;
-    double bound[FSM_TYPE_COUNT]; /* ulp */
-    bool one;                     /* one number a row */
+    double bound[TYPES]; /* ulp */
+    bool one;            /* one number a row */
 } ops[FSM_OP_COUNT] = {
     [FSM_SOFTMAX] = {"softmax", {3, 3.5}, false},           [FSM_LOG_SOFTMAX] = {"log_softmax", {2, 2.5}, false},
     [FSM_LOGSUMEXP] = {"logsumexp", {1.5, 2}, true},        [FSM_LOGMEANEXP] = {"logmeanexp", {1.5, 2}, true},
@@ -37,8 +38,8 @@ static const struct type {
     int digits, lowest; /* of the significand; the exponent of the smallest subnormal */
     int64_t width;      /* e^-width is under half of it */
     int64_t far;        /* near the |max| from which the kernels subtract it */
-} types[FSM_TYPE_COUNT] = {{"f32", sizeof(float), FLT_MANT_DIG, -149, 103, 205},
-                           {"f64", sizeof(double), DBL_MANT_DIG, -1074, 744, 1495}};
+} types[TYPES] = {{"f32", sizeof(float), FLT_MANT_DIG, -149, 103, 205},
+                  {"f64", sizeof(double), DBL_MANT_DIG, -1074, 744, 1495}};
 
 static double get(fsm_type type, const void *p, size_t i) {
     return type == FSM_F32 ? (double)((const float *)p)[i] : ((const double *)p)[i];
@@ -66,7 +67,7 @@ static struct result {
     uint64_t digest;
     long double worst;
     char failure[160]; /* the first; empty when all is well */
-} results[ISAS][FSM_TYPE_COUNT][FSM_OP_COUNT];
+} results[ISAS][TYPES][FSM_OP_COUNT];
 
 static void fail(struct result *r, const char *format, ...) {
     va_list arguments;
@@ -439,6 +440,51 @@ static void check_errors(const struct block *b, const struct exact *want, size_t
     }
 }
 
+/* ---- Half types ---- */
+
+static const struct half {
+    fsm_type type;
+    const char *name;
+    int digits, lowest, highest; /* of the significand; exponents of the smallest and the largest normal numbers */
+} halves[] = {{FSM_F16, "f16", 11, -14, 15}, {FSM_BF16, "bf16", 8, -126, 127}};
+
+static float from_half(const struct half *h, uint16_t bits) {
+    const int fraction = bits & ((1 << (h->digits - 1)) - 1), field = (bits & 0x7fff) >> (h->digits - 1);
+    if (field == h->highest - h->lowest + 2) return fraction ? NAN : bits >> 15 ? -INFINITY : INFINITY;
+    const int significand = field ? fraction + (1 << (h->digits - 1)) : fraction;
+    return ldexpf(bits >> 15 ? -(float)significand : (float)significand,
+                  (field ? field - 1 : 0) + h->lowest + 1 - h->digits);
+}
+
+static uint16_t to_half(const struct half *h, float x) {
+    const int infinity = (h->highest - h->lowest + 2) << (h->digits - 1), sign = signbit(x) ? 0x8000 : 0;
+    if (isnan(x)) return 0x7fff;
+    if (x == 0 || isinf(x)) return (uint16_t)(sign | (x == 0 ? 0 : infinity));
+    int exponent = ilogbf(x) < h->lowest ? h->lowest : ilogbf(x);
+    const int significand = (int)lrint(ldexp(fabs((double)x), h->digits - 1 - exponent));
+    const int bits = ((exponent - h->lowest) << (h->digits - 1)) + significand; /* a carry goes into the exponent */
+    return (uint16_t)(sign | (bits < infinity ? bits : infinity));
+}
+
+/* x rounded to a half type, and its results: those of the rounded x in float32, rounded. */
+static void check_half(const struct block *b, const struct half *h, const fsm_isa *isa, fsm_op op, struct result *r) {
+    const size_t count = b->rows * b->n, results = ops[op].one ? b->rows : count;
+    uint16_t *x = get_memory(count * sizeof *x), *y = get_memory(count * sizeof *y);
+    float *wide = get_memory(count * sizeof *wide);
+    for (size_t i = 0; i < count; i++) x[i] = to_half(h, ((const float *)b->x)[i]), wide[i] = from_half(h, x[i]);
+    if (fsm_run(isa, op, FSM_F32, wide, b->out, b->rows, b->n, 1, NULL, 1) ||
+        fsm_run(isa, op, h->type, x, y, b->rows, b->n, 1, NULL, 2))
+        fail(r, "%s: an error was returned", h->name);
+    for (size_t i = 0; i < results; i++) {
+        const float want = ((const float *)b->out)[i];
+        if (isnan(want) ? !isnan(from_half(h, y[i])) : y[i] != to_half(h, want))
+            fail(r, "%s: %a was rounded to %a", h->name, (double)want, (double)from_half(h, y[i]));
+    }
+    free(x), free(y), free(wide);
+}
+
+/* ---- All checks of some rows ---- */
+
 /* The named functions are the general call on the best ISA. */
 static void check_named(const struct block *b, fsm_op op, struct result *r) {
     static void (*const f32[])(const float *, float *, size_t, size_t) = {fsm_softmax_f32, fsm_log_softmax_f32,
@@ -490,6 +536,8 @@ static void check_block(enum set set, fsm_type type, size_t rows, size_t n, bool
             add_to_digest(r, type, b.y, rows * m);
             if (accuracy) check_errors(&b, exact[op], referred * m, (fsm_op)op, r);
             check_other_layout(&b, isa, (fsm_op)op, r);
+            for (size_t k = 0; type == FSM_F32 && k < sizeof halves / sizeof *halves; k++)
+                check_half(&b, &halves[k], isa, (fsm_op)op, r);
             if (i == 0 && op <= FSM_LOGSUMEXP) check_named(&b, (fsm_op)op, r);
         }
     for (size_t op = 0; op < FSM_OP_COUNT; op++) free(exact[op]);
@@ -531,7 +579,7 @@ int main(void) {
     const bool accuracy = can_compare();
     if (!accuracy) printf("long double is too short here to check errors against: only bits are\n");
     for (size_t set = 0; set < SETS; set++)
-        for (size_t type = 0; type < FSM_TYPE_COUNT; type++) {
+        for (size_t type = 0; type < TYPES; type++) {
             state = 1000 * set + type;
             check_set((enum set)set, (fsm_type)type, accuracy);
         }
@@ -541,7 +589,7 @@ int main(void) {
     size_t fma = ISAS; /* the first that has it */
     for (size_t i = 0; (isa = fsm_isa_usable(i)); i++) {
         if (fma == ISAS && strcmp(fsm_isa_name(isa), "scalar") != 0) fma = i;
-        for (size_t type = 0; type < FSM_TYPE_COUNT; type++)
+        for (size_t type = 0; type < TYPES; type++)
             for (size_t op = 0; op < FSM_OP_COUNT; op++) {
                 struct result *r = &results[i][type][op];
                 if (strcmp(fsm_isa_name(isa), "scalar") != 0 && r->digest != results[fma][type][op].digest)

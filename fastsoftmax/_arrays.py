@@ -50,11 +50,6 @@ def result_dtype(given: np.dtype[Any], dtype: DTypeArg, name: str, *, complex_to
     return wanted if wanted.isnative else wanted.newbyteorder("=")
 
 
-def work_dtype(result: np.dtype[Any]) -> np.dtype[Any]:
-    """Half precision goes through float32 and is rounded once; everything else is computed as it is."""
-    return FLOAT32 if result.itemsize == 2 else result
-
-
 def convert(x: Array, dtype: np.dtype[Any]) -> Array:
     """x itself if it is native and aligned, else such a copy."""
     if x.dtype == dtype and x.flags.aligned:

@@ -31,7 +31,6 @@ from ._arrays import (
     result_dtype,
     rows_last,
     same_memory,
-    work_dtype,
 )
 from ._config import get_num_threads, resolve
 
@@ -60,7 +59,8 @@ def map_rows(
     if x.size == 0:
         return np.empty(x.shape, result) if out is None else out
 
-    work, _ = load(op, x, result, axes, negate)
+    taken = taken_dtype(op, x, result, axes, backend) if beta == 1 else _dispatch.work_dtype(result)
+    work, _ = load(op, x, result, taken, axes, negate)
     if beta != 1:  # in a wider type, or e^(beta x) would be off by |beta x| ulp
         with np.errstate(all="ignore"):
             work = np.asarray(work.astype(WIDER.get(work.dtype, work.dtype)) * beta)
@@ -92,7 +92,7 @@ def reduce_rows(
     if a.size == 0:
         y = np.full(kept, np.nan if op == "logmeanexp" else -np.inf, result)
     else:
-        work, top = load(op, a, result, axes)
+        work, top = load(op, a, result, taken_dtype(op, a, result, axes, backend), axes)
         if target is not None and target.dtype == work.dtype and target.flags.aligned:
             y = target.reshape(kept)
             if work is a and overlap(a, y):
@@ -116,7 +116,7 @@ def hardmax_rows(x: ArrayLike, axis: Any, dtype: DTypeArg, out: Array | None, ba
     y = np.zeros(x.shape, result)
     if x.size:
         if x.dtype.kind not in "biu" or dtype is not None:
-            x = convert(convert(x, result), work_dtype(result))
+            x = convert(convert(x, result), _dispatch.work_dtype(result))
         moved = rows_last(x, axes)
         rows = moved.reshape(-1, math.prod(x.shape[i] for i in axes))
         first = rows.argmax(axis=1)[:, None]
@@ -127,14 +127,22 @@ def hardmax_rows(x: ArrayLike, axis: Any, dtype: DTypeArg, out: Array | None, ba
     return deliver(y, result, target, out)
 
 
+def taken_dtype(op: str, x: Array, result: np.dtype[Any], axes: tuple[int, ...], backend: str | None) -> np.dtype[Any]:
+    """What the backend is given for a result of that dtype: the same, or the dtype that it is computed in."""
+    if result.itemsize != 2:
+        return result
+    n = math.prod(x.shape[i] for i in axes)
+    return _dispatch.choose(op, result, x.size // n, n, backend, get_num_threads()).dtype
+
+
 def load(
-    op: str, x: Array, result: np.dtype[Any], axes: tuple[int, ...], negate: bool = False
+    op: str, x: Array, result: np.dtype[Any], taken: np.dtype[Any], axes: tuple[int, ...], negate: bool = False
 ) -> tuple[Array, Array | None]:
-    """x or -x in the dtype to work in, x itself where it can be; and what was taken off integers that are too big."""
+    """x or -x as a backend is given it, x itself where it can be; and what was taken off integers that are too big."""
     big = x.dtype.kind in "iu" and x.itemsize == 8 and (x.max() > EXACT or x.min() < -EXACT)
     if big and result == FLOAT64 and op in SHIFTED:
         return shift_integers(x, axes, negate)
-    work = convert(convert(x, result), work_dtype(result))
+    work = convert(convert(x, result), taken)
     if negate:
         work = np.negative(work, out=np.empty_like(work) if work is x else work)
     return work, None
@@ -199,6 +207,6 @@ def explain(
     if op not in _dispatch.OPS:
         raise ValueError(f"op: {op!r} is unknown; there are {', '.join(_dispatch.OPS)}")
     array = as_array(x, "x")
-    work = work_dtype(result_dtype(array.dtype, dtype, "x"))
+    result = result_dtype(array.dtype, dtype, "x")
     n = math.prod(array.shape[i] for i in normalize_axes(axis, array.ndim))
-    return _dispatch.choose(op, work, array.size // max(n, 1), n, backend, get_num_threads())
+    return _dispatch.choose(op, result, array.size // max(n, 1), n, backend, get_num_threads())

@@ -62,7 +62,7 @@ def crossovers() -> Crossovers:
 
 @dataclass(frozen=True)
 class Choice:
-    """What would run, and why. Rows and n are the number of rows and the elements in each."""
+    """What would run, and why: for so many rows of n elements, which the backend is given in that dtype."""
 
     op: str
     backend: str
@@ -77,13 +77,20 @@ class Choice:
         return f"{self.op} of {self.rows} x {self.n} {self.dtype}: {self.backend}, {threads} ({self.reason})"
 
 
+def work_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Half precision is computed in float32 and rounded once; everything else as it is."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+
+
 @functools.lru_cache(maxsize=256)
 def choose(op: str, dtype: np.dtype[Any], rows: int, n: int, backend: str | None, most: int) -> Choice:
     """The backend for one call, `backend` as the caller named it, and how many of at most `most` threads."""
     elements = rows * n
-    name, reason = _backend(op, dtype, elements, backend)
-    threads, why = _threads(op, dtype, elements, name, most)
-    return Choice(op, name, threads, dtype, rows, n, f"{reason}; {why}")
+    computed = work_dtype(dtype)
+    name, reason = _backend(op, computed, elements, backend)
+    threads, why = _threads(op, computed, elements, name, most)
+    taken = dtype if name.partition("-")[0] in _backends.TAKE_HALVES else computed
+    return Choice(op, name, threads, taken, rows, n, f"{reason}; {why}")
 
 
 def _backend(op: str, dtype: np.dtype[Any], elements: int, backend: str | None) -> tuple[str, str]:

@@ -46,7 +46,7 @@ def expected_backends():
     names = []
     if os.environ.get("FASTSOFTMAX_EXPECT_C", "1") != "0":
         machine, flags = platform.machine(), cpu_flags()
-        avx2 = {"avx2", "fma"} <= flags
+        avx2 = {"avx2", "fma", "f16c"} <= flags
         if machine == "x86_64" and avx2 and {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags:
             names.append("c-avx512")
         if machine == "x86_64" and avx2:

@@ -67,13 +67,39 @@ def test_between_backends(name, kind, dtype, fma_backend):
         assert_same_bits(f(x, backend=fma_backend), want, f"n={n}, {fma_backend} against {FMA_BACKENDS[0]}")
 
 
-@pytest.mark.parametrize("kind", [np.float16, "bfloat16"])
-def test_between_backends_in_half(name, kind, fma_backend, request):
-    kind = request.getfixturevalue("bfloat16") if kind == "bfloat16" else kind
-    for n in LENGTHS:
-        x = values("ordinary", 5, n, "float32").astype(kind)
-        f = FUNCTIONS[name]
-        assert_same_bits(f(x, backend=fma_backend), f(x, backend=FMA_BACKENDS[0]), f"n={n}")
+@pytest.fixture(params=["float16", "bfloat16"])
+def half(request):
+    return request.getfixturevalue("bfloat16") if request.param == "bfloat16" else np.float16
+
+
+def rounded_once(y, half):
+    with np.errstate(all="ignore"):
+        return np.asarray(y).astype(half)
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "wide", "special"])
+def test_halves_are_float32_rounded_once(name, kind, half, backend, thread_count, split_early):
+    """Whatever layer converts: from and to every length and layout of rows."""
+    if name in ("logsumexp with b", "softplus beta"):
+        pytest.skip("computed in a wider type")
+    if (backend, kind) == ("numpy", "special"):
+        pytest.skip("the sign of NumPy's NaN is any")
+    f = FUNCTIONS[name]
+    for rows, n in [*((7, n) for n in LENGTHS), (300, 40), (3, 8192), (2, 8193), (1, 40_000), (5, 20_001)]:
+        x = rounded_once(values(kind, rows, n, "float32"), half)
+        want = rounded_once(f(x.astype("f4"), backend=backend), half)
+        assert_same_bits(f(x, backend=backend), want, f"{rows} x {n}")
+        if rows * n < 50_000:
+            assert_same_bits(f(x.T.copy(), axis=0, backend=backend), want.T, f"{rows} x {n} down the columns")
+            assert_same_bits(f(np.repeat(x, 2, axis=1)[::-1, ::2], backend=backend), want[::-1], f"{rows} x {n} apart")
+
+
+def test_every_half_is_read_and_written(half, backend):
+    """All 65536 of them, but for what NaN carry: softplus takes each alone, and gives most."""
+    x = np.arange(1 << 16, dtype=np.uint16).view(half)
+    x[x != x] = np.nan
+    want = rounded_once(fsm.softplus(x.astype("f4"), backend=backend), half)
+    assert_same_bits(fsm.softplus(x, backend=backend), want)
 
 
 def test_columns_between_backends(name, dtype, fma_backend):

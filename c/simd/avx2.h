@@ -1,6 +1,6 @@
 /* The vocabulary of AVX2 + FMA: eight float32 or four float64 lanes. What each word means is said in scalar.h. */
-#if !defined(__AVX2__) || !defined(__FMA__)
-#error "simd/avx2.h needs -mavx2 -mfma"
+#if !defined(__AVX2__) || !defined(__FMA__) || !defined(__F16C__)
+#error "simd/avx2.h needs -mavx2 -mfma -mf16c"
 #endif
 #include <immintrin.h>
 
@@ -117,6 +117,9 @@ static inline void v_doubles(vec a, dvec d[2]) {
     d[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(a));
     d[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1));
 }
+typedef uint16_t half_vec __attribute__((vector_size(16)));
+static inline vec v_from_f16(half_vec h) { return _mm256_cvtph_ps((__m128i)h); }
+static inline half_vec v_to_f16(vec a) { return (half_vec)_mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT); }
 static inline void v_widen(const vec lanes[1], dvec d[2]) { v_doubles(lanes[0], d); }
 static inline void v_transpose(vec m[8]) {
     vec pairs[8];

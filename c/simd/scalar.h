@@ -13,6 +13,7 @@
  *                         v_dif_less(a, b, c, d) = a < b ? c : d
  *   v_doubles(a, d)       the lanes as doubles, W / DOUBLES vectors of them; v_singles(d) rounds them to T
  *   v_widen(s, d)         float32 only: the eight lane sums as doubles; where W = 16, of the two halves added
+ *   half_vec              float32 only: W 16-bit integers; v_from_f16(h), v_to_f16(a), to nearest, ties to even
  *   v_transpose(m)        W vectors: lane j of m[i] goes to lane i of m[j]
  *   v_stream(p, a)        v_store past the cache, p a multiple of the vector's size; v_streamed() before others may look;
  *                         STREAMS is 0 where it is no more than v_store
@@ -72,6 +73,18 @@ static inline void v_streamed(void) {}
 static inline void v_doubles(vec a, dvec d[1]) { d[0] = (dvec){(double)a[0]}; }
 static inline vec v_singles(const dvec d[1]) { return (vec){(T)d[0][0]}; }
 #if !FSM_DOUBLE
+typedef uint16_t half_vec __attribute__((vector_size(2)));
+static inline vec v_from_f16(half_vec h) {
+    bits_t sign = h[0] & 0x8000, rest = h[0] & 0x7fff;
+    if (rest < 0x400) return v_set1((sign ? -0x1p-24f : 0x1p-24f) * (T)rest);
+    return (vec)((ivec){rest < 0x7c00 ? (rest << 13) + (112 << 23) : rest << 13 | 0x7f800000} | sign << 16);
+}
+static inline half_vec v_to_f16(vec a) {
+    ivec size = (ivec)a & 0x7fffffff, nearest = (size + 0xfff + (size >> 13 & 1) - (112 << 23)) >> 13;
+    if (size[0] >= 0x477ff000) nearest = (ivec){size[0] > 0x7f800000 ? 0x7e00 : 0x7c00}; /* 65520 is rounded to inf */
+    if (size[0] < 0x38800000) nearest = (ivec)((vec)size + v_set1(0.5f)) - (ivec)v_set1(0.5f); /* subnormal */
+    return (half_vec){(uint16_t)(nearest[0] | (((ivec)a)[0] >> 16 & 0x8000))};
+}
 static inline void v_widen(const vec s[8], dvec d[8]) {
     for (int i = 0; i < 8; i++) d[i] = (dvec){(double)s[i][0]};
 }

@@ -20,15 +20,16 @@ OPS = ROW_MAPS + ROW_REDUCTIONS + ELEMENT_MAPS
 
 ISAS = ("avx512", "avx2", "neon", "scalar")
 KINDS = ("c", "numba", "numpy")  # best first; each is a module of this package
+TAKE_HALVES = ("c",)  # kinds that compute from and to float16 and bfloat16; the others are given float32
 
 
 class Backend(Protocol):
     """One way to run an operation over rows.
 
     x is (outer, n, inner), none of them zero; a row is the n elements with one outer and one inner index. Both arrays
-    are aligned, of one native dtype (float32 or float64; "numpy" also takes longdouble), and are either C-contiguous of
-    any shape, or 3-D views with any strides that are whole elements (y of a reduction: 2-D, outer and inner). They are
-    the same memory element for element, or apart. Nothing but MemoryError is raised.
+    are aligned, of one native dtype (float32 or float64; some kinds TAKE_HALVES, "numpy" takes longdouble), and are
+    either C-contiguous of any shape, or 3-D views with any strides that are whole elements (y of a reduction: 2-D,
+    outer and inner). They are the same memory element for element, or apart. Nothing but MemoryError is raised.
 
     A backend may also have `direct(op, alone_below, threads)`, which makes a function that does a whole call, without
     the overhead of any layer above. It takes x, axis and out as the caller gave them. If all is simple it gives the

@@ -6,7 +6,7 @@ const char *fsm_isa_name(const fsm_isa *isa);
 typedef enum fsm_op {
     FSM_SOFTMAX, FSM_LOG_SOFTMAX, FSM_LOGSUMEXP, FSM_LOGMEANEXP, FSM_LOGCUMSUMEXP, FSM_SIGMOID, FSM_SOFTPLUS, ...
 } fsm_op;
-typedef enum fsm_type { FSM_F32, FSM_F64, ... } fsm_type;
+typedef enum fsm_type { FSM_F32, FSM_F64, FSM_F16, FSM_BF16, ... } fsm_type;
 typedef enum fsm_status { FSM_OK, FSM_INVALID, FSM_NO_MEMORY } fsm_status;
 
 fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, void *y, size_t outer, size_t n,
