@@ -15,12 +15,13 @@ fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, 
 struct array { char *data; int ndim; intptr_t *shape, *strides; void *dtype; int flags; ...; };
 struct scalar32 { float value; ...; };
 struct scalar64 { double value; ...; };
+struct scalar16 { uint16_t value; ...; };
 struct direct {
     const fsm_isa *isa;
     fsm_op op;
     int reduces;
     size_t tiny_below, alone_below;
-    uintptr_t ndarray, dtypes[2], scalars[2], numpy, threads;
+    uintptr_t ndarray, dtypes[3], scalars[3], numpy, threads;
     ...;
 };
 int direct_function(struct direct *how, uintptr_t list);

@@ -29,6 +29,11 @@ struct scalar32 {
 struct scalar64 {
     PyObject_HEAD double value;
 };
+struct scalar16 {
+    PyObject_HEAD uint16_t value;
+};
+
+enum { DIRECT_TYPES = FSM_F16 + 1 }; /* bfloat16 is not NumPy's */
 
 /* What a direct function does, and the objects it needs, borrowed from c.py. */
 struct direct {
@@ -37,7 +42,7 @@ struct direct {
     int reduces;
     size_t tiny_below;                        /* elements that are no longer a tiny call, see there, */
     size_t alone_below;                       /* nor always one for a single thread */
-    uintptr_t ndarray, dtypes[2], scalars[2]; /* types and dtypes of float32 and float64 */
+    uintptr_t ndarray, dtypes[DIRECT_TYPES], scalars[DIRECT_TYPES]; /* types and dtypes, as fsm_type numbers them */
     uintptr_t numpy;                          /* the capsule with NumPy's table of functions */
     void **functions;                         /* that table, set here */
     uintptr_t threads;                        /* (elements, dtype): for how many threads a call is */
@@ -107,10 +112,10 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     const struct direct *how = PyLong_AsVoidPtr(self);
     if (count != 3 || (uintptr_t)Py_TYPE(args[0]) != how->ndarray) Py_RETURN_NONE;
     const struct array *x = (const struct array *)args[0];
-    fsm_type type = (uintptr_t)x->dtype == how->dtypes[FSM_F64] ? FSM_F64 : FSM_F32;
-    if ((uintptr_t)x->dtype != how->dtypes[type] || (x->flags & NATIVE) != NATIVE || x->ndim > MOST_DIMENSIONS)
-        Py_RETURN_NONE;
-    size_t size = times(1, x->shape, x->shape + x->ndim), bytes = type == FSM_F64 ? 8 : 4;
+    fsm_type type = FSM_F32;
+    while (type < DIRECT_TYPES && (uintptr_t)x->dtype != how->dtypes[type]) type++;
+    if (type == DIRECT_TYPES || (x->flags & NATIVE) != NATIVE || x->ndim > MOST_DIMENSIONS) Py_RETURN_NONE;
+    size_t size = times(1, x->shape, x->shape + x->ndim), bytes = type == FSM_F64 ? 8 : type == FSM_F32 ? 4 : 2;
     if (size == 0) Py_RETURN_NONE;
 
     size_t n = size, inner = 1;
@@ -145,7 +150,8 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     if (!y) return NULL;
     void *to = !scalar           ? (void *)((struct array *)y)->data
                : type == FSM_F32 ? (void *)&((struct scalar32 *)y)->value
-                                 : (void *)&((struct scalar64 *)y)->value;
+               : type == FSM_F64 ? (void *)&((struct scalar64 *)y)->value
+                                 : (void *)&((struct scalar16 *)y)->value;
 
     PyThreadState *state = tiny ? NULL : PyEval_SaveThread();
     fsm_status status =
