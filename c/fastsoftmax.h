@@ -5,7 +5,8 @@
  * Every function takes rows of numbers and writes rows (or one number a row) into memory of the caller's. The result of
  * a row depends on the numbers of that row alone: the same bits for any number of threads, any place in a batch, any
  * memory layout, and on every ISA that has fused multiply-add ("scalar" is built without it and differs in the last
- * place). Nothing is allocated, except a tile of scratch for rows whose elements are not next to each other.
+ * place). Nothing is allocated, except scratch for rows whose elements are not next to each other, and for logcumsumexp of
+ * half types.
  */
 #ifndef FASTSOFTMAX_H
 #define FASTSOFTMAX_H

@@ -52,10 +52,10 @@ struct fsm_kernels {
 
     /* One row of any length for these, in parts of FSM_BLOCK elements: part for each, in any order; join, which for one
      * number a row writes it to y; finish for each. Without y, part stores no terms, and finish is asked to compute them
-     * again: it then writes past the cache, for rows that would not stay there. */
+     * again. It can write past the cache, for rows that would not stay there. */
     void (*part)(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n);
     void (*join)(fsm_op op, struct fsm_part *parts, size_t count, size_t n, void *y);
-    void (*finish)(fsm_op op, const struct fsm_part *part, const void *x, void *y, size_t n, bool again);
+    void (*finish)(fsm_op op, const struct fsm_part *part, const void *x, void *y, size_t n, bool again, bool past);
     /* float32 only: n elements of a half type as float32, and rounded to nearest (to even) back. */
     void (*widen)(fsm_type type, const void *x, float *to, size_t n);
     void (*narrow)(fsm_type type, const float *x, void *y, size_t n);

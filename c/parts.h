@@ -116,17 +116,22 @@ static void kernel_join(fsm_op op, struct fsm_part *parts, size_t count, size_t 
 
 /* ---- The last pass of a part ---- */
 
-/* The terms once more, k vectors of them, and past the cache. */
-TEMPLATE void finish_again_some(bool plain, size_t k, const struct last *l, const struct base *b, const T *x, T *y) {
+/* The terms once more, k vectors of them. */
+TEMPLATE void finish_again_some(bool plain, bool past, size_t k, const struct last *l, const struct base *b, const T *x,
+                                T *y) {
     vec t[LOCKSTEP];
     UNROLL
     for (size_t u = 0; u < k * W; u += LINE) __builtin_prefetch(x + u + AHEAD);
     EACH (u, k) t[u] = v_load(x + u * W);
     terms_of(k, !plain, t, b);
-    EACH (u, k) v_stream(y + u * W, plain ? scaled(t[u], l) : scaled_part(t[u], l));
+    EACH (u, k) {
+        t[u] = plain ? scaled(t[u], l) : scaled_part(t[u], l);
+        past ? v_stream(y + u * W, t[u]) : v_store(y + u * W, t[u]);
+    }
 }
 
-TEMPLATE void finish_again(bool plain, const struct last *l, const struct base *b, const T *x, T *y, size_t n) {
+TEMPLATE void finish_again(bool plain, bool past, const struct last *l, const struct base *b, const T *x, T *y,
+                           size_t n) {
     size_t head = unaligned(y) < n ? unaligned(y) : n;
     for (size_t i = 0; i < n;) {
         size_t k = i < head ? head : n - i < W ? n - i : W;
@@ -134,35 +139,36 @@ TEMPLATE void finish_again(bool plain, const struct last *l, const struct base *
             vec t = term_of(!plain, v_load_part(x + i, k, 0), b);
             v_store_part(y + i, k, plain ? scaled(t, l) : scaled_part(t, l));
         } else if (n - i < LOCKSTEP * W) {
-            finish_again_some(plain, 1, l, b, x + i, y + i);
+            finish_again_some(plain, past, 1, l, b, x + i, y + i);
         } else {
-            finish_again_some(plain, LOCKSTEP, l, b, x + i, y + i);
+            finish_again_some(plain, past, LOCKSTEP, l, b, x + i, y + i);
             k = LOCKSTEP * W;
         }
         i += k;
     }
 }
 
-static void kernel_finish(fsm_op op, const struct fsm_part *p, const void *vx, void *vy, size_t n, bool again) {
+static void kernel_finish(fsm_op op, const struct fsm_part *p, const void *vx, void *vy, size_t n, bool again,
+                          bool past) {
     struct last l = {v_set1((T)p->hi),  v_set1((T)p->lo),   v_set1((T)p->peak),
                      v_set1((T)p->top), v_set1((T)p->down), v_set1((T)p->further)};
     struct base b = base_of(v_set1((T)p->shift), v_set1((T)p->base));
     const T *x = vx;
     T *y = vy;
     bool plain = p->shift == 0 && p->down == 1 && p->peak < 0 && !isnan(p->hi);
-    if (op == FSM_LOG_SOFTMAX && again)
+    if (op == FSM_LOG_SOFTMAX && past)
         apply_with(shifted_special, true, &l, x, y, n);
     else if (op == FSM_LOG_SOFTMAX)
         apply_with(shifted_special, false, &l, x, y, n);
-    else if (again && plain)
-        finish_again(true, &l, &b, x, y, n);
+    else if (again && past)
+        plain ? finish_again(true, true, &l, &b, x, y, n) : finish_again(false, true, &l, &b, x, y, n);
     else if (again)
-        finish_again(false, &l, &b, x, y, n);
+        plain ? finish_again(true, false, &l, &b, x, y, n) : finish_again(false, false, &l, &b, x, y, n);
     else if (plain)
         apply_with(scaled, false, &l, y, y, n);
     else
         apply_with(scaled_part, false, &l, y, y, n);
-    if (again) v_streamed();
+    if (past) v_streamed();
 }
 
 #endif

@@ -46,7 +46,7 @@ struct job {
     const char *x;
     char *y;
     struct dim outer, inner, row; /* rows of the inner dimension are worked on together */
-    bool again;                   /* long rows: terms are computed twice instead of stored (kernels.h) */
+    bool again, past;             /* long rows: terms are computed twice instead of stored; results go past the cache */
 
     /* Set by group_rows: at most so many rows together; so many such groups to an outer index. */
     size_t together, groups;
@@ -109,18 +109,22 @@ static fsm_status run_with_scratch(void (*task)(void *, size_t), struct job *j, 
     return FSM_OK;
 }
 
-/* ---- Rows of a half type, through tiles of float32 that stay in the nearest cache ---- */
+/* ---- Rows of a half type, through tiles of float32 that stay in the cache ---- */
 
 enum { NUMBERS = 256 }; /* rows of a tile, at most */
 
+/* Rows without gaps on both sides are one: a call for each of 10 elements takes twice as long. */
+
 static void widen_rows(const struct job *j, const char *x, ptrdiff_t pitch, float *tile, ptrdiff_t tile_pitch,
                        size_t rows, size_t n) {
+    if (pitch == (ptrdiff_t)n && tile_pitch == pitch) n *= rows, rows = 1;
     for (size_t i = 0; i < rows; i++)
         j->kernels->widen(j->type, at(x, (ptrdiff_t)i * pitch, j->type), tile + (ptrdiff_t)i * tile_pitch, n);
 }
 
 static void narrow_rows(const struct job *j, const float *tile, ptrdiff_t tile_pitch, char *y, ptrdiff_t pitch,
                         size_t rows, size_t n) {
+    if (pitch == (ptrdiff_t)n && tile_pitch == pitch) n *= rows, rows = 1;
     for (size_t i = 0; i < rows; i++)
         j->kernels->narrow(j->type, tile + (ptrdiff_t)i * tile_pitch, (char *)at(y, (ptrdiff_t)i * pitch, j->type), n);
 }
@@ -176,12 +180,10 @@ static void run_half_part(void *row, size_t i) {
 static void run_half_finish(void *row, size_t i) {
     struct long_row *r = row;
     const struct fsm_kernels *k = r->job->kernels;
-    struct fsm_part same;
     float tile[FSM_BLOCK];
     size_t bytes = bytes_before(r, i), n = elements_of(r, i);
     k->widen(r->job->type, r->x + bytes, tile, n);
-    if (r->job->op == FSM_SOFTMAX) k->part(r->job->op, &same, tile, tile, n);
-    k->finish(r->job->op, &r->parts[i], tile, tile, n, false);
+    k->finish(r->job->op, &r->parts[i], tile, tile, n, true, false);
     k->narrow(r->job->type, tile, r->y + bytes, n);
 }
 
@@ -193,7 +195,8 @@ static void run_part(void *row, size_t i) {
 static void run_finish(void *row, size_t i) {
     struct long_row *r = row;
     size_t bytes = bytes_before(r, i);
-    r->job->kernels->finish(r->job->op, &r->parts[i], r->x + bytes, r->y + bytes, elements_of(r, i), r->job->again);
+    r->job->kernels->finish(r->job->op, &r->parts[i], r->x + bytes, r->y + bytes, elements_of(r, i), r->job->again,
+                            r->job->past);
 }
 
 static void run_long(const struct job *j, const void *x, void *y, struct fsm_part *parts, unsigned threads) {
@@ -240,7 +243,8 @@ static fsm_status run_in_place(struct job *j, unsigned threads) {
     group_rows(j, n < CHUNK && !is_long(j) ? CHUNK / n : 1);
     size_t bytes = n * size_of[j->type];
     if (j->kernels->streams && !is_half(j->type))
-        j->again = j->op == FSM_LOG_SOFTMAX ? bytes * rows >= PAST_CACHE : j->type == FSM_F32 && bytes >= PAST_MEMORY;
+        j->again = j->past =
+            j->op == FSM_LOG_SOFTMAX ? bytes * rows >= PAST_CACHE : j->type == FSM_F32 && bytes >= PAST_MEMORY;
     if (is_long(j) && threads > 1 && rows < 4 * (size_t)threads) return share_rows(j, threads);
     if (is_long(j)) return run_with_scratch(run_task_long, j, parts_of(j) * sizeof(struct fsm_part), threads);
     fsm_pool_run(run_task, j, tasks_of(j), threads);
@@ -372,7 +376,7 @@ fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, 
     j.type = type;
     j.x = x;
     j.y = y;
-    j.again = false;
+    j.again = j.past = false;
     bool one = fsm_is_reduction(op);
     ptrdiff_t in = (ptrdiff_t)inner, row = (ptrdiff_t)n;
     ptrdiff_t dense[6] = {row * in, in, 1, one ? in : row * in, in, 1};
