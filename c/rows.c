@@ -114,7 +114,6 @@ static fsm_status run_with_scratch(void (*task)(void *, size_t), struct job *j, 
 enum { NUMBERS = 256 }; /* rows of a tile, at most */
 
 /* Rows without gaps on both sides are one: a call for each of 10 elements takes twice as long. */
-
 static void widen_rows(const struct job *j, const char *x, ptrdiff_t pitch, float *tile, ptrdiff_t tile_pitch,
                        size_t rows, size_t n) {
     if (pitch == (ptrdiff_t)n && tile_pitch == pitch) n *= rows, rows = 1;
