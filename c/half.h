@@ -4,10 +4,10 @@
 
 static inline vec v_from_bf16(half_vec h) { return (vec)(__builtin_convertvector(h, ivec) << 16); }
 
-/* To nearest, ties to even; a NaN stays one. */
+/* To nearest, ties to even. */
 static inline half_vec v_to_bf16(vec a) {
-    ivec bits = (ivec)a, nearest = bits + 0x7fff + (bits >> 16 & 1);
-    return __builtin_convertvector((ivec)v_select(v_equal(a, a), (vec)nearest, (vec)(bits | 0x400000)) >> 16, half_vec);
+    ivec bits = (ivec)v_select(v_equal(a, a), a, v_set1((T)NAN)); /* others could be rounded to no NaN */
+    return __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, half_vec);
 }
 
 TEMPLATE void widen_with(vec (*from)(half_vec), const uint16_t *x, T *to, size_t n) {

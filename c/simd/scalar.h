@@ -75,9 +75,10 @@ static inline vec v_singles(const dvec d[1]) { return (vec){(T)d[0][0]}; }
 #if !FSM_DOUBLE
 typedef uint16_t half_vec __attribute__((vector_size(2)));
 static inline vec v_from_f16(half_vec h) {
-    bits_t sign = h[0] & 0x8000, rest = h[0] & 0x7fff;
+    uint32_t sign = h[0] & 0x8000U, rest = h[0] & 0x7fffU;
     if (rest < 0x400) return v_set1((sign ? -0x1p-24f : 0x1p-24f) * (T)rest);
-    return (vec)((ivec){rest < 0x7c00 ? (rest << 13) + (112 << 23) : rest << 13 | 0x7f800000} | sign << 16);
+    uint32_t bits = rest < 0x7c00 ? (rest << 13) + (112 << 23) : rest << 13 | 0x7f800000;
+    return (vec)(ivec){(bits_t)(bits | sign << 16)};
 }
 static inline half_vec v_to_f16(vec a) {
     ivec size = (ivec)a & 0x7fffffff, nearest = (size + 0xfff + (size >> 13 & 1) - (112 << 23)) >> 13;
