@@ -97,7 +97,8 @@ def test_halves_are_float32_rounded_once(name, kind, half, backend, thread_count
 def test_every_half_is_read_and_written(half, backend):
     """All 65536 of them, but for what NaN carry: softplus takes each alone, and gives most."""
     x = np.arange(1 << 16, dtype=np.uint16).view(half)
-    x[x != x] = np.nan
+    with np.errstate(all="ignore"):  # some are signalling
+        x[x != x] = np.nan
     want = rounded_once(fsm.softplus(x.astype("f4"), backend=backend), half)
     assert_same_bits(fsm.softplus(x, backend=backend), want)
 
