@@ -77,21 +77,24 @@ def rounded_once(y, half):
         return np.asarray(y).astype(half)
 
 
+def settled(y):
+    """With one NaN for all: the sign of NumPy's is any."""
+    return np.where(np.isnan(y), np.array(np.nan, y.dtype), y)
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in ("logsumexp with b", "softplus beta")])
 @pytest.mark.parametrize("kind", ["ordinary", "wide", "special"])
 def test_halves_are_float32_rounded_once(name, kind, half, backend, thread_count, split_early):
-    """Whatever layer converts: from and to every length and layout of rows."""
-    if name in ("logsumexp with b", "softplus beta"):
-        pytest.skip("computed in a wider type")
-    if (backend, kind) == ("numpy", "special"):
-        pytest.skip("the sign of NumPy's NaN is any")
+    """Whatever layer converts: from and to every length and layout of rows. Two functions are computed wider yet."""
     f = FUNCTIONS[name]
     for rows, n in [*((7, n) for n in LENGTHS), (300, 40), (3, 8192), (2, 8193), (1, 40_000), (5, 20_001)]:
         x = rounded_once(values(kind, rows, n, "float32"), half)
-        want = rounded_once(f(x.astype("f4"), backend=backend), half)
-        assert_same_bits(f(x, backend=backend), want, f"{rows} x {n}")
+        want = settled(rounded_once(f(x.astype("f4"), backend=backend), half))
+        assert_same_bits(settled(f(x, backend=backend)), want, f"{rows} x {n}")
         if rows * n < 50_000:
-            assert_same_bits(f(x.T.copy(), axis=0, backend=backend), want.T, f"{rows} x {n} down the columns")
-            assert_same_bits(f(np.repeat(x, 2, axis=1)[::-1, ::2], backend=backend), want[::-1], f"{rows} x {n} apart")
+            assert_same_bits(settled(f(x.T.copy(), axis=0, backend=backend)), want.T, f"{rows} x {n} down the columns")
+            apart = np.repeat(x, 2, axis=1)[::-1, ::2]
+            assert_same_bits(settled(f(apart, backend=backend)), want[::-1], f"{rows} x {n} apart")
 
 
 def test_every_half_is_read_and_written(half, backend):
