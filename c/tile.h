@@ -18,6 +18,14 @@ static inline size_t tile_size(size_t n) { return (n + W) * BATCH; }
 
 /* ---- Into the tile ---- */
 
+static inline void find_maxima(const T *t, size_t rows, size_t n, struct batch *b) {
+    for (size_t r = 0; r < rows; r += W) {
+        vec m = v_set1(-(T)INFINITY);
+        for (size_t i = 0; i < n; i++) m = v_max(v_load(t + i * BATCH + r), m);
+        v_store(b->max + r, m);
+    }
+}
+
 static inline vec load_some(const T *p, size_t k) { return k < W ? v_load_part(p, k, 0) : v_load(p); }
 
 static void fill_from_rows(const T *x, ptrdiff_t next, size_t rows, size_t n, T *t) {
@@ -30,16 +38,57 @@ static void fill_from_rows(const T *x, ptrdiff_t next, size_t rows, size_t n, T 
         }
 }
 
-static void fill_from_columns(const T *x, ptrdiff_t step, size_t rows, size_t n, T *t) {
-    size_t whole = rows / BATCH, next = tile_size(n);
+/* Lines are on other pages than the lines before them, which no CPU foresees: they are fetched so many lines early (4 or 16
+ * gain half as much). Along axis 0 of 1000 x 1000 and 512 x 4096 this makes softmax 1.1 times as fast (float64: 1.3). */
+enum { EARLY = 8 };
+
+TEMPLATE void fetch_line(const T *line, ptrdiff_t step, size_t left, size_t width, int for_writing) {
+    const T *later = line + (ptrdiff_t)(left > EARLY ? EARLY : 0) * step;
+    for (size_t r = 0; r < width; r += LINE)
+        for_writing ? __builtin_prefetch(later + r, 1) : __builtin_prefetch(later + r, 0);
+}
+
+/* Some whole tiles from the columns next to each other, and their maxima in the same go (1.1 times as fast as to look at the
+ * tiles again: memory is what this waits for). */
+TEMPLATE void fill_tiles(size_t tiles, const T *x, ptrdiff_t step, size_t n, T *t, struct batch *b) {
+    vec most[TILES * BATCH / W];
+    EACH (i, tiles * BATCH / W) most[i] = v_set1(-(T)INFINITY);
     for (size_t i = 0; i < n; i++, x += step, t += BATCH) {
-        for (size_t k = 0; k < whole; k++) {
-            UNROLL
-            for (size_t r = 0; r < BATCH; r += W) v_store(t + k * next + r, v_load(x + k * BATCH + r));
+        fetch_line(x, step, n - i, tiles * BATCH, 0);
+        EACH (k, tiles * BATCH / W) {
+            vec a = v_load(x + k * W);
+            v_store(t + k * W / BATCH * tile_size(n) + k * W % BATCH, a);
+            most[k] = v_max(a, most[k]);
         }
-        for (size_t r = whole * BATCH; r < rows; r += W)
-            v_store(t + whole * next + r % BATCH, load_some(x + r, rows - r));
     }
+    EACH (k, tiles * BATCH / W) v_store(b[k * W / BATCH].max + k * W % BATCH, most[k]);
+}
+
+/* Apart: in the same function as what short rows need, it makes these a twelfth slower. */
+__attribute__((noinline)) static void fill_from_columns(const T *x, ptrdiff_t step, size_t rows, size_t n, T *t,
+                                                        struct batch *b) {
+    size_t whole = rows / BATCH;
+    _Static_assert(TILES == 4, "one case for each number of tiles");
+    switch (whole) {
+        case 4:
+            fill_tiles(4, x, step, n, t, b);
+            break;
+        case 3:
+            fill_tiles(3, x, step, n, t, b);
+            break;
+        case 2:
+            fill_tiles(2, x, step, n, t, b);
+            break;
+        case 1:
+            fill_tiles(1, x, step, n, t, b);
+    }
+    x += whole * BATCH;
+    t += whole * tile_size(n);
+    rows -= whole * BATCH;
+    for (size_t i = 0; i < n; i++)
+        for (size_t r = 0; r < rows; r += W)
+            v_store(t + i * BATCH + r, load_some(x + (ptrdiff_t)i * step + r, rows - r));
+    if (rows) find_maxima(t, rows, n, &b[whole]);
 }
 
 static void fill_from_anywhere(const T *x, struct layout a, size_t rows, size_t n, T *t) {
@@ -48,17 +97,19 @@ static void fill_from_anywhere(const T *x, struct layout a, size_t rows, size_t 
             t[i * BATCH + r] = r < rows ? x[(ptrdiff_t)i * a.step + (ptrdiff_t)r * a.next] : 0;
 }
 
-static inline void fill(const T *x, struct layout a, size_t rows, size_t n, T *t) {
+/* Tiles of up to a strip of rows, and the maximum of each row. */
+static inline void fill(const T *x, struct layout a, size_t rows, size_t n, T *t, struct batch *b) {
     if (a.step != 1 && a.next == 1) {
-        fill_from_columns(x, a.step, rows, n, t);
+        fill_from_columns(x, a.step, rows, n, t, b);
         return;
     }
-    for (; rows; x += BATCH * a.next, t += tile_size(n)) {
+    for (; rows; x += BATCH * a.next, t += tile_size(n), b++) {
         size_t some = rows < BATCH ? rows : BATCH;
         if (a.step == 1)
             fill_from_rows(x, a.next, some, n, t);
         else
             fill_from_anywhere(x, a, some, n, t);
+        find_maxima(t, some, n, b);
         rows -= some;
     }
 }
@@ -95,6 +146,7 @@ TEMPLATE void deliver_to_columns(last_pass f, const struct last *l, const T *t, 
                                  size_t n) {
     size_t whole = rows / BATCH, next = tile_size(n);
     for (size_t i = 0; i < n; i++, y += step, t += BATCH) {
+        fetch_line(y, step, n - i, rows, 1);
         for (size_t k = 0; k < whole; k++) {
             UNROLL
             for (size_t r = 0; r < BATCH; r += W)
@@ -137,12 +189,6 @@ TEMPLATE void deliver_with(last_pass f, const struct batch *b, const T *t, T *y,
 }
 
 /* ---- Within it: W rows at a time ---- */
-
-static inline vec largest_of_rows(const T *t, size_t n) {
-    vec m = v_set1(-(T)INFINITY);
-    for (size_t i = 0; i < n; i++) m = v_max(v_load(t + i * BATCH), m);
-    return m;
-}
 
 struct columns {
     struct base base;
@@ -242,10 +288,8 @@ static void sum_tile(enum use use, struct batch *b, T *t, size_t rows, size_t n)
 
 /* ---- Whole rows of n <= FSM_BLOCK elements, at most a strip ---- */
 
-/* A tile of up to BATCH rows, from the maximum to the closing. */
+/* A tile of up to BATCH rows, from the maxima to the closing. */
 static void reduce_tile(fsm_op op, struct batch *b, T *t, size_t rows, size_t n, double log_n, T *y, ptrdiff_t y_next) {
-    if (rows < BATCH) clear(b);
-    for (size_t r = 0; r < rows; r += W) v_store(b->max + r, largest_of_rows(t + r, n));
     open_rows(b, BATCH);
     sum_tile(op == FSM_SOFTMAX ? STORE : SKIP_MAX, b, t, rows, n);
     if (op == FSM_SOFTMAX)
@@ -260,7 +304,8 @@ static void tilewise(fsm_op op, const T *x, struct layout from, T *y, struct lay
                      double log_n, T *tiles) {
     struct batch b[TILES];
     bool special = false;
-    fill(x, from, rows, n, tiles);
+    if (rows % BATCH) clear(&b[rows / BATCH]);
+    fill(x, from, rows, n, tiles, b);
     for (size_t r = 0; r < rows; r += BATCH) {
         size_t some = rows - r < BATCH ? rows - r : BATCH;
         reduce_tile(op, &b[r / BATCH], tiles + r / BATCH * tile_size(n), some, n, log_n, y + (ptrdiff_t)r * to.next,
