@@ -132,12 +132,15 @@ def _direct(op: str) -> _backends.Direct:
     """The function for direct calls of the backend that is chosen in float32 and float64, if it has such functions."""
     backend = _backends.load(choose(op, np.dtype(np.float64), 1, 1, None, 1).backend)
     make = getattr(backend, "direct", None)
-    limits = [n for n in (crossovers().of("c_threads", op, dtype) for dtype in DTYPES) if n is not None]
+
+    def alone_below(dtype: np.dtype[Any]) -> int:
+        limit = crossovers().of("c_threads", op, work_dtype(dtype).name)
+        return sys.maxsize if limit is None else limit
 
     def threads(elements: int, dtype: np.dtype[Any]) -> int:
         return choose(op, dtype, 1, elements, None, _config.get_num_threads()).threads
 
-    function: _backends.Direct | None = make and make(op, min(limits, default=sys.maxsize), threads)
+    function: _backends.Direct | None = make and make(op, alone_below, threads)
     return function or (lambda x, axis, out: None)
 
 

@@ -273,7 +273,7 @@ def test_what_the_layout_check_finds(monkeypatch):
     assert not check()
 
     monkeypatch.setattr(c, "layout_as_expected", lambda: False)
-    assert load(BACKENDS[0]).direct("softmax", 100, lambda elements, dtype: 1) is None
+    assert load(BACKENDS[0]).direct("softmax", lambda dtype: 100, lambda elements, dtype: 1) is None
 
 
 @needs_c
@@ -290,7 +290,7 @@ def test_only_a_known_table_of_functions_is_used(version, known, monkeypatch):
     new_capsule.restype, new_capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
     capsule = new_capsule(table, None, None)
     monkeypatch.setattr(c, "_numpy_functions", lambda: capsule)
-    made = load(BACKENDS[0]).direct("softmax", 100, lambda elements, dtype: 1)
+    made = load(BACKENDS[0]).direct("softmax", lambda dtype: 100, lambda elements, dtype: 1)
     assert (made is not None) == known
 
 
@@ -299,7 +299,7 @@ def test_a_capsule_of_another_kind_is_no_table(monkeypatch):
     from fastsoftmax._backends import c, load
 
     monkeypatch.setattr(c, "_numpy_functions", lambda: np.random.PCG64().capsule)
-    assert load(BACKENDS[0]).direct("softmax", 100, lambda elements, dtype: 1) is None
+    assert load(BACKENDS[0]).direct("softmax", lambda dtype: 100, lambda elements, dtype: 1) is None
 
 
 @needs_c

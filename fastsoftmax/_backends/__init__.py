@@ -33,7 +33,8 @@ class Backend(Protocol):
 
     A backend may also have `direct(op, alone_below, threads)`, which makes a function that does a whole call, without
     the overhead of any layer above. It takes x, axis and out as the caller gave them. If all is simple it gives the
-    result, else None, having done nothing. From `alone_below` elements it asks threads(elements, dtype) for how many.
+    result, else None, having done nothing. From alone_below(dtype) elements on it asks for how many threads,
+    threads(elements, dtype).
     """
 
     name: str

@@ -75,13 +75,16 @@ class _C:
         if status:  # FSM_NO_MEMORY
             raise MemoryError(f"{op}: no scratch memory for rows of {n} elements")
 
-    def direct(self, op: str, alone_below: int, threads: Callable[[int, np.dtype[Any]], int]) -> Direct | None:
+    def direct(
+        self, op: str, alone_below: Callable[[np.dtype[Any]], int], threads: Callable[[int, np.dtype[Any]], int]
+    ) -> Direct | None:
         """A function (x, axis, out) -> result, or None for what `run` should do; None where it cannot be made."""
         if not layout_as_expected():
             return None
         how = ffi.new("struct direct *")
         how.isa, how.op, how.reduces = self._isa, _OPS[op], op in ROW_REDUCTIONS
-        how.tiny_below, how.alone_below, how.threads = TINY, alone_below, id(threads)
+        how.tiny_below, how.threads = TINY, id(threads)
+        how.alone_below = [alone_below(np.dtype(t)) for t in _SCALARS]
         how.dtypes, how.scalars = [id(np.dtype(t)) for t in _SCALARS], [id(t) for t in _SCALARS]
         how.ndarray, how.numpy = id(np.ndarray), id(_numpy_functions())
         made: list[Direct] = []

@@ -20,7 +20,7 @@ struct direct {
     const fsm_isa *isa;
     fsm_op op;
     int reduces;
-    size_t tiny_below, alone_below;
+    size_t tiny_below, alone_below[3];
     uintptr_t ndarray, dtypes[3], scalars[3], numpy, threads;
     ...;
 };
