@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from statistics import median
 
+import ml_dtypes
 import numpy as np
 from peers import OURS, Job, Peer, Task
 from reference import BOUNDS, reference, worst_ulp
@@ -102,8 +103,9 @@ def probe(job: Job) -> tuple[float, float]:
 
 def usable(op: str, y: np.ndarray, exact: np.ndarray) -> bool:
     """Whether a result is what was asked for, however inexact."""
-    rtol, atol = (WRONG, np.finfo(y.dtype).tiny) if op == "softmax" else (0, WRONG)
-    return bool(np.allclose(y, exact, rtol=rtol, atol=atol, equal_nan=True))
+    finfo = ml_dtypes.finfo(y.dtype)
+    rtol, atol = (WRONG, float(finfo.tiny)) if op == "softmax" else (float(finfo.eps), WRONG)
+    return bool(np.allclose(y.astype(exact.dtype), exact, rtol=rtol, atol=atol, equal_nan=True))
 
 
 def check(cell: Cell, ulp: float) -> None:
@@ -120,6 +122,8 @@ def enter(cell: Cell, libraries: Mapping[str, Peer], threads: int) -> tuple[list
         exact, size = reference(task.op, task.x, task.axis)
     entered, wrong = [], []
     for name, library in libraries.items():
+        if cell.dtype not in library.DTYPES:
+            continue
         variants = []
         for job in library.jobs(task):
             seconds, cpus = probe(job)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from measure import DISTURBED
-from peers import OURS
+from peers import HALVES, OURS
 from workloads import Cell, cells
 
 FLOORS = {  # the best peer's time by ours, in float32 on one thread: softmax and log_softmax, logsumexp
@@ -22,6 +22,7 @@ FLOORS = {  # the best peer's time by ours, in float32 on one thread: softmax an
 }
 TINY_FLOORS = {"torch": (1.7, 12), "scipy": (12, 80)}
 FLOAT64_FLOOR = 3
+HALVES_FLOOR = 2  # over torch
 SPEEDUP_FLOOR = 1.7  # of two threads over one
 Times = dict[str, dict[str, float]]
 
@@ -140,6 +141,9 @@ def summary(measured: list[Row]) -> Iterator[str]:
     double = [r for r in measured if r.threads == 1 and r.cell.dtype == "float64"]
     long = (r.best for r in double if r.cell.workload.kind != "tiny calls")
     yield from verdict("float64, but for tiny calls", long, FLOAT64_FLOOR)
+    for dtype in HALVES:
+        halves = (r for r in measured if r.threads == 1 and r.cell.dtype == dtype and "torch" in r.peers)
+        yield from verdict(f"{dtype} over torch", (r.ratio("torch") for r in halves), HALVES_FLOOR)
     if any(row.disturbed for row in measured):
         yield f"DISTURBED: more than {DISTURBED} CPUs were busy with other work; these times cannot be compared"
         measured = [row for row in measured if not row.disturbed]

@@ -4,8 +4,10 @@ import math
 import zlib
 from dataclasses import dataclass
 
+import ml_dtypes  # noqa: F401  NumPy learns "bfloat16" from it
 import numpy as np
 from numpy.typing import NDArray
+from peers import HALVES
 
 OPS = ("softmax", "log_softmax", "logsumexp")
 SCALE = 3.0  # standard deviation of the logits; those of trained models lie between 2 and 10
@@ -83,12 +85,15 @@ WORKLOADS = (
 )
 
 IN_FLOAT64 = ("10", "4096x128", "128x1000", "32x50257", "1000x1000-axis0")  # in the short version
+IN_HALVES = ("10", "4096x128", "128x1000", "32x50257", "4096x8")  # in both
 
 
 def cells(full: bool = False) -> list[Cell]:
     """The cells of the short version, or all."""
     single = [Cell(op, "float32", w) for w in WORKLOADS for op in OPS if full or not w.full]
-    return single + [Cell(op, "float64", w) for w in WORKLOADS for op in OPS if full or w.name in IN_FLOAT64]
+    double = [Cell(op, "float64", w) for w in WORKLOADS for op in OPS if full or w.name in IN_FLOAT64]
+    halves = [Cell(op, d, w) for d in HALVES for w in WORKLOADS for op in OPS if w.name in IN_HALVES]
+    return single + double + halves
 
 
 def cells_for_threads(full: bool = False) -> list[Cell]:

@@ -5,6 +5,7 @@ import itertools
 import sys
 import types
 
+import ml_dtypes
 import numpy as np
 import pytest
 from conftest import BACKENDS
@@ -18,8 +19,14 @@ from fastsoftmax._dispatch import direct
 
 needs_c = pytest.mark.skipif(not BACKENDS[0].startswith("c-"), reason="only the C part has direct calls")
 every_op = pytest.mark.parametrize("op", OPS)
-every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64", "float16", ml_dtypes.bfloat16])
 SHAPES = [(1,), (10,), (511,), (512,), (3000,), (2, 70_000), (2, 5), (1, 7), (7, 1), (3, 4, 5), (2, 1, 3, 2)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bfloat16_is_known():
+    """From its first array on."""
+    fsm.softmax(np.ones(1, ml_dtypes.bfloat16))
 
 
 def data(shape, dtype, seed=0):
@@ -200,7 +207,7 @@ def test_scalars_are_new_ones(dtype):
     values = [fsm.logsumexp(np.full(1, v, dtype)) for v in (1, 2, 3, np.nan, -np.inf)]
     assert [type(v) for v in values] == [scalar] * 5
     assert repr(values) == repr([scalar(v) for v in (1, 2, 3, np.nan, -np.inf)])
-    assert scalar() == 0
+    assert scalar(0) == 0
 
 
 @every_dtype
@@ -339,3 +346,20 @@ def test_nothing_is_made_by_importing(run_ok):
     code = "import fastsoftmax as f; from fastsoftmax import _dispatch as d; before = dict(d.direct); f.softmax([1.])"
     code += "; print([op for op in d.direct if d.direct[op] is not before[op]])"
     assert run_ok(code).strip() == "['softmax']"
+
+
+@needs_c
+def test_bfloat16_is_learnt_from_its_first_array(run_ok):
+    """Also by functions that are made later; before, and without ml_dtypes, all others are taken as ever."""
+    code = """
+import numpy as np, fastsoftmax as f
+from fastsoftmax import _dispatch
+f.softmax(np.ones(3, "f4"))
+import ml_dtypes
+x = np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16)
+taken = lambda op: _dispatch.direct[op](x, -1, None) is not None
+print(taken("softmax"), end=" ")
+first = f.softmax(x)
+print(taken("softmax"), taken("logsumexp"), (f.softmax(x) == first).all(), f.logsumexp(x[0]))
+"""
+    assert run_ok(code).split() == ["False", "True", "True", "True", "2.40625"]

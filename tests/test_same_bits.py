@@ -97,6 +97,15 @@ def test_halves_are_float32_rounded_once(name, kind, half, backend, thread_count
             assert_same_bits(settled(f(apart, backend=backend)), want[::-1], f"{rows} x {n} apart")
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_halves_whose_terms_are_kept_or_not(name, half, backend):
+    """There is scratch memory for rows up to 2^19."""
+    f = FUNCTIONS[name]
+    for n in (1 << 19, (1 << 19) + 1):
+        x = rounded_once(values("ordinary", 1, n, "float32"), half)
+        assert_same_bits(f(x, backend=backend), rounded_once(f(x.astype("f4"), backend=backend), half), f"n={n}")
+
+
 def test_every_half_is_read_and_written(half, backend):
     """All 65536 of them, but for what NaN carry: softplus takes each alone, and gives most."""
     x = np.arange(1 << 16, dtype=np.uint16).view(half)

@@ -4,6 +4,7 @@ A module has
 
 - ``DISTRIBUTION``: the name that its version is known by;
 - ``THREADED``: whether it can use more than one thread for any of this;
+- ``DTYPES``: what it can compute in, of what is asked for;
 - ``setup(threads)``: makes the library use that many threads, before its first job;
 - ``jobs(task)``: the variants in which it can do a task, none if it cannot. The fastest one counts.
 
@@ -21,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
+
+SINGLE, DOUBLE, HALVES = ("float32",), ("float64",), ("float16", "bfloat16")
 
 OURS = "fastsoftmax"
 PEERS = ("numpy", "scipy", "numexpr", "numba", "torch", "jax", "onnxruntime", "openvino", "litert", "ggml")
@@ -58,6 +61,7 @@ class Peer(Protocol):
 
     DISTRIBUTION: str
     THREADED: bool
+    DTYPES: tuple[str, ...]
 
     def setup(self, threads: int) -> None: ...
 

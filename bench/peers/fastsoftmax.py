@@ -5,10 +5,11 @@ from functools import partial
 
 import fastsoftmax
 
-from . import Job, Task
+from . import DOUBLE, HALVES, SINGLE, Job, Task
 
 DISTRIBUTION = "fastsoftmax"
 THREADED = True
+DTYPES = SINGLE + DOUBLE + HALVES
 
 
 def setup(threads: int) -> None:

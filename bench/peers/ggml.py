@@ -9,10 +9,11 @@ from weakref import finalize
 import libggml
 import numpy as np
 
-from . import Array, Job, Task
+from . import SINGLE, Array, Job, Task
 
 DISTRIBUTION = "libggml-python"
 THREADED = True
+DTYPES = SINGLE
 FLOAT32 = 0
 POLLING = 50  # ggml's default for the threads of a pool
 
@@ -79,7 +80,7 @@ def setup(threads: int) -> None:
 
 
 def jobs(task: Task) -> Iterator[Job]:
-    if task.op != "softmax" or task.x.dtype != np.float32 or task.axis != -1 or not task.out:
+    if task.op != "softmax" or task.axis != -1 or not task.out:
         return
     rows = task.x.reshape(-1, task.x.shape[-1])
     context = base.ggml_init(InitParams(mem_size=2 * rows.nbytes + 2**20))

@@ -7,10 +7,11 @@ from functools import partial
 import jax
 import numpy as np
 
-from . import Array, Job, Task
+from . import DOUBLE, HALVES, SINGLE, Array, Job, Task
 
 DISTRIBUTION = "jax"
 THREADED = True
+DTYPES = SINGLE + DOUBLE + HALVES
 
 
 def setup(threads: int) -> None:

@@ -7,11 +7,12 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from . import Job, Task
+from . import SINGLE, Job, Task
 from .formula import formula
 
 DISTRIBUTION = "ai-edge-litert"
 THREADED = True
+DTYPES = SINGLE
 CODES = schema.BuiltinOperator
 
 
@@ -116,7 +117,7 @@ def job(task: Task, variant: str) -> Job:
 
 
 def jobs(task: Task) -> Iterator[Job]:
-    if task.x.dtype != np.float32 or not task.out:
+    if not task.out:
         return
     if task.axis == -1 and task.op != "logsumexp":
         yield job(task, "operator")

@@ -6,10 +6,11 @@ from functools import cache, partial
 import numba
 import numpy as np
 
-from . import Job, Task
+from . import DOUBLE, SINGLE, Job, Task
 
 DISTRIBUTION = "numba"
 THREADED = True
+DTYPES = SINGLE + DOUBLE
 
 
 def setup(threads: int) -> None:

@@ -6,10 +6,11 @@ from functools import partial
 import numexpr
 import numpy as np
 
-from . import Array, Job, Task
+from . import DOUBLE, SINGLE, Array, Job, Task
 
 DISTRIBUTION = "numexpr"
 THREADED = True
+DTYPES = SINGLE + DOUBLE
 KINDS = {"float32": float, "float64": np.double}  # numexpr's names for them
 
 

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from . import Array, Job, Task
+from . import DOUBLE, SINGLE, Array, Job, Task
 
 DISTRIBUTION = "numpy"
 THREADED = False
+DTYPES = SINGLE + DOUBLE
 
 
 def setup(threads: int) -> None:

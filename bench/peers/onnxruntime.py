@@ -7,11 +7,12 @@ import numpy as np
 import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from . import Job, Task
+from . import DOUBLE, SINGLE, Job, Task
 from .formula import formula
 
 DISTRIBUTION = "onnxruntime"
 THREADED = True
+DTYPES = SINGLE + DOUBLE
 TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
 
 

@@ -5,10 +5,11 @@ from functools import partial
 
 import scipy.special
 
-from . import Job, Task
+from . import DOUBLE, SINGLE, Job, Task
 
 DISTRIBUTION = "scipy"
 THREADED = False
+DTYPES = SINGLE + DOUBLE
 
 
 def setup(threads: int) -> None:

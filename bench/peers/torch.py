@@ -3,17 +3,33 @@
 from collections.abc import Iterator
 from functools import partial
 
+import ml_dtypes
+import numpy as np
 import torch
 
-from . import Job, Task
+from . import DOUBLE, HALVES, SINGLE, Array, Job, Task
 
 DISTRIBUTION = "torch"
 THREADED = True
+DTYPES = SINGLE + DOUBLE + HALVES
 
 
 def setup(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
+
+
+def tensor(x: Array) -> torch.Tensor:
+    """The array as a tensor, its memory as it is."""
+    if x.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(x)
+
+
+def array(x: torch.Tensor) -> Array:
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return x.numpy()
 
 
 def composed_logsumexp(task: Task, x: torch.Tensor) -> Job:
@@ -26,16 +42,16 @@ def composed_logsumexp(task: Task, x: torch.Tensor) -> Job:
         torch.sub(x, m, out=e).exp_()
         torch.sum(e, task.axis, keepdim=True, out=s).log_().add_(m)
 
-    return Job(call, s.numpy, "composed")
+    return Job(call, lambda: array(s), "composed")
 
 
 def jobs(task: Task) -> Iterator[Job]:
-    x = torch.from_numpy(task.x)
+    x = tensor(task.x)
     call = partial(getattr(torch, task.op), x, task.axis)
     if not task.out:
-        yield Job(call, lambda: call().numpy())
+        yield Job(call, lambda: array(call()))
         return
-    y = torch.from_numpy(task.empty())
-    yield Job(partial(call, out=y), y.numpy)
+    y = task.empty()
+    yield Job(partial(call, out=tensor(y)), lambda: y)
     if task.op == "logsumexp":
         yield composed_logsumexp(task, x)

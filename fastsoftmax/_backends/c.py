@@ -63,6 +63,7 @@ class _C:
     def run(self, op: str, x: Array, y: Array, outer: int, n: int, inner: int, threads: int) -> None:
         number = _TYPES[x.dtype.char]
         if number == lib.FSM_BF16:  # NumPy exports no buffer of another's dtype
+            _learn(x.dtype)
             x, y = x.view(np.uint16), y.view(np.uint16)
         if x.flags.c_contiguous and y.flags.c_contiguous:
             from_x, to_y, strides = x, y, ffi.NULL
@@ -84,19 +85,39 @@ class _C:
         how = ffi.new("struct direct *")
         how.isa, how.op, how.reduces = self._isa, _OPS[op], op in ROW_REDUCTIONS
         how.tiny_below, how.threads = TINY, id(threads)
-        how.alone_below = [alone_below(np.dtype(t)) for t in _SCALARS]
-        how.dtypes, how.scalars = [id(np.dtype(t)) for t in _SCALARS], [id(t) for t in _SCALARS]
+        how.alone_below = [alone_below(dtype) for dtype in (*_DTYPES, FLOAT16)]
+        for dtype in (*_DTYPES, *_learnt):
+            _add(how, dtype)
         how.ndarray, how.numpy = id(np.ndarray), id(_numpy_functions())
         made: list[Direct] = []
         if lib.direct_function(how, id(made)) != 0:
             return None
-        _kept.extend((how, threads))
+        _hows.append(how)
+        _kept.append(threads)
         return made[0]
 
 
 _FIRST = (slice(0, 1),) * 3
-_SCALARS = (np.float32, np.float64, np.float16)  # as fsm_type numbers them
-_kept: list[Any] = []  # what direct functions point to
+FLOAT16 = np.dtype(np.float16)
+_DTYPES: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), np.dtype(np.float64), FLOAT16)  # which are always there
+_hows: list[Any] = []  # of all direct functions
+_kept: list[Any] = []  # what they point to
+_learnt: list[np.dtype[Any]] = []  # bfloat16, once it is known
+
+
+def _add(how: Any, dtype: np.dtype[Any]) -> None:
+    """Let a direct function take arrays of that dtype, too."""
+    number = _TYPES[dtype.char]
+    how.scalars[number] = id(dtype.type)
+    how.dtypes[number] = id(dtype)
+
+
+def _learn(dtype: np.dtype[Any]) -> None:
+    """From its first array on direct functions take bfloat16: it is not NumPy's, and who has none need not have it."""
+    if not _learnt and _hows and _scalar_as_expected(dtype.type):
+        _learnt.append(dtype)
+        for how in _hows:
+            _add(how, dtype)
 
 
 def _numpy_functions() -> Any:
@@ -110,18 +131,24 @@ def layout_as_expected() -> bool:
     """Whether arrays and scalars are in memory what binding/prelude.h says: compared with what Python says of some."""
     if sys.implementation.name != "cpython" or np.ndarray.__basicsize__ < ffi.sizeof("struct array"):
         return False
-    for scalar in _SCALARS:
-        whole = np.zeros((2, 3, 5), scalar)
+    for dtype in _DTYPES:
+        whole = np.zeros((2, 3, 5), dtype)
         for x in (whole, whole[:, ::-1, ::2], whole[0, 0], whole[0, 0, 0, ...]):
             array = ffi.cast("struct array *", id(x))
             pointers = [int(ffi.cast("uintptr_t", p)) for p in (array.data, array.dtype)]
-            if [*pointers, array.ndim, array.flags] != [x.ctypes.data, id(np.dtype(scalar)), x.ndim, x.flags.num]:
+            if [*pointers, array.ndim, array.flags] != [x.ctypes.data, id(dtype), x.ndim, x.flags.num]:
                 return False  # and only if they are right follow the others
             steps = [(array.shape[i], array.strides[i]) for i in range(x.ndim)]
             if steps != list(zip(x.shape, x.strides, strict=True)):
                 return False
-        one, other = scalar(1.5), scalar(1.5)
-        read = ffi.cast(f"struct scalar{8 * one.itemsize} *", id(one)).value
-        if read != (1.5 if one.itemsize > 2 else one.view(np.uint16)) or one is other or scalar() is scalar():
+        if not _scalar_as_expected(dtype.type):
             return False
     return True
+
+
+def _scalar_as_expected(scalar: Any) -> bool:
+    """The same of scalars; each must be an object of its own."""
+    one, other = scalar(1.5), scalar(1.5)
+    read = ffi.cast(f"struct scalar{8 * one.itemsize} *", id(one)).value
+    wanted = np.asarray(one).view(np.uint16) if one.itemsize == 2 else 1.5
+    return bool(read == wanted) and one is not other and scalar(0) is not scalar(0)

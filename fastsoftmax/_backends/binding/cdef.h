@@ -20,8 +20,8 @@ struct direct {
     const fsm_isa *isa;
     fsm_op op;
     int reduces;
-    size_t tiny_below, alone_below[3];
-    uintptr_t ndarray, dtypes[3], scalars[3], numpy, threads;
+    size_t tiny_below, alone_below[4];
+    uintptr_t ndarray, dtypes[4], scalars[4], numpy, threads;
     ...;
 };
 int direct_function(struct direct *how, uintptr_t list);

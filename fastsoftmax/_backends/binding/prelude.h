@@ -33,7 +33,7 @@ struct scalar16 {
     PyObject_HEAD uint16_t value;
 };
 
-enum { DIRECT_TYPES = FSM_F16 + 1 }; /* bfloat16 is not NumPy's */
+enum { DIRECT_TYPES = FSM_BF16 + 1 };
 
 /* What a direct function does, and the objects it needs, borrowed from c.py. */
 struct direct {
@@ -42,7 +42,7 @@ struct direct {
     int reduces;
     size_t tiny_below;                        /* elements that are no longer a tiny call, see there, */
     size_t alone_below[DIRECT_TYPES];         /* nor always one for a single thread: to ask takes 1 to 3 us */
-    uintptr_t ndarray, dtypes[DIRECT_TYPES], scalars[DIRECT_TYPES]; /* types and dtypes, as fsm_type numbers them */
+    uintptr_t ndarray, dtypes[DIRECT_TYPES], scalars[DIRECT_TYPES]; /* types and dtypes, as fsm_type numbers them; 0: none yet */
     uintptr_t numpy;                          /* the capsule with NumPy's table of functions */
     void **functions;                         /* that table, set here */
     uintptr_t threads;                        /* (elements, dtype): for how many threads a call is */
