@@ -349,6 +349,20 @@ def test_nothing_is_made_by_importing(run_ok):
 
 
 @needs_c
+def test_each_dtype_has_a_crossover_of_its_own():
+    """Only from there on Python is asked for how many threads."""
+    from fastsoftmax._backends import load
+
+    asked = []
+    below = {np.dtype("f4"): 100, np.dtype("f8"): 10, np.dtype("f2"): 50}
+    made = load(BACKENDS[0]).direct("softmax", below.__getitem__, lambda *what: asked.append(what) or 1)
+    for dtype, limit in (*below.items(), (np.dtype(ml_dtypes.bfloat16), 50)):
+        for n in (limit - 1, limit):
+            assert made(np.ones(n, dtype), -1, None) is not None
+    assert asked == [(limit, dtype) for dtype, limit in (*below.items(), (np.dtype(ml_dtypes.bfloat16), 50))]
+
+
+@needs_c
 def test_bfloat16_is_learnt_from_its_first_array(run_ok):
     """Also by functions that are made later; before, and without ml_dtypes, all others are taken as ever."""
     code = """

@@ -85,7 +85,7 @@ class _C:
         how = ffi.new("struct direct *")
         how.isa, how.op, how.reduces = self._isa, _OPS[op], op in ROW_REDUCTIONS
         how.tiny_below, how.threads = TINY, id(threads)
-        how.alone_below = [alone_below(dtype) for dtype in (*_DTYPES, FLOAT16)]
+        how.alone_below = [alone_below(dtype) for dtype in (*_DTYPES, _FLOAT16)]  # bfloat16, known or not, as float16
         for dtype in (*_DTYPES, *_learnt):
             _add(how, dtype)
         how.ndarray, how.numpy = id(np.ndarray), id(_numpy_functions())
@@ -98,8 +98,8 @@ class _C:
 
 
 _FIRST = (slice(0, 1),) * 3
-FLOAT16 = np.dtype(np.float16)
-_DTYPES: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), np.dtype(np.float64), FLOAT16)  # which are always there
+_FLOAT16 = np.dtype(np.float16)
+_DTYPES: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), np.dtype(np.float64), _FLOAT16)  # which are always there
 _hows: list[Any] = []  # of all direct functions
 _kept: list[Any] = []  # what they point to
 _learnt: list[np.dtype[Any]] = []  # bfloat16, once it is known

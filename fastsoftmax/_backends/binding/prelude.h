@@ -41,8 +41,8 @@ struct direct {
     fsm_op op;
     int reduces;
     size_t tiny_below;                        /* elements that are no longer a tiny call, see there, */
-    size_t alone_below[DIRECT_TYPES];         /* nor always one for a single thread: to ask takes 1 to 3 us */
-    uintptr_t ndarray, dtypes[DIRECT_TYPES], scalars[DIRECT_TYPES]; /* types and dtypes, as fsm_type numbers them; 0: none yet */
+    size_t alone_below[DIRECT_TYPES];         /* nor always one for a single thread: to ask takes 1 us */
+    uintptr_t ndarray, dtypes[DIRECT_TYPES], scalars[DIRECT_TYPES]; /* types and dtypes, as fsm_type numbers them; 0: unknown */
     uintptr_t numpy;                          /* the capsule with NumPy's table of functions */
     void **functions;                         /* that table, set here */
     uintptr_t threads;                        /* (elements, dtype): for how many threads a call is */
