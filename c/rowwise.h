@@ -190,9 +190,10 @@ static inline T likely_max(const T *x, size_t n) {
 
 /* Whether it went well; if not, nothing is known of the row yet. Bases are powers of two: with a smaller one all terms are
  * larger, and no bit of the results is another, as long as nothing overflows and the lower part of 1 / sum does not
- * underflow. Not in place: the terms of a bad guess must not replace x. */
+ * underflow. Not in place: the terms of a bad guess must not replace x. Not without FMA: there x log2(e), rounded, may lie half
+ * way between two integers, and the base decides which it is rounded to. */
 static bool sum_once(enum use use, struct batch *b, size_t row, const T *x, T *y, size_t n) {
-    if (n < LEAST || x == y) return false;
+    if (!FSM_FMA || n < LEAST || x == y) return false;
     choose_base(likely_max(x, n), &b->shift[row], &b->base[row]);
     if (b->shift[row] != 0) return false;
     sum_row(use, b, row, x, y, n);
