@@ -78,8 +78,8 @@ struct progress {
 /* k vectors of x in x become their terms; if they are to be skipped, those of maxima are counted and become 0. */
 TEMPLATE void use_terms(enum use use, bool far, size_t k, struct progress *p, vec *x) {
     vec top = x[0], before[STEP];
-    EACH (u, k) before[u] = x[u], top = v_max(x[u], top);
-    if (finds_max(use)) p->max = v_max(top, p->max);
+    EACH (u, k) before[u] = x[u], top = v_max(top, x[u]);
+    if (finds_max(use)) p->max = v_max(top, p->max); /* not of a row with a NaN, where it does not matter */
     UNROLL
     for (size_t u = 0; u < k; u += LOCKSTEP) terms_of(k - u < LOCKSTEP ? k - u : LOCKSTEP, far, x + u, &p->base);
     if (!skips_max(use) || !v_count(v_equal(top, p->max))) return; /* a tenth faster than to count in every vector */

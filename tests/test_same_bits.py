@@ -69,7 +69,7 @@ def test_between_backends(name, kind, dtype, fma_backend):
         assert_same_bits(f(x, backend=fma_backend), want, f"n={n}, {fma_backend} against {FMA_BACKENDS[0]}")
 
 
-@pytest.mark.parametrize("n", [256, 1000, 8192, 70_000, 100_000])
+@pytest.mark.parametrize("n", [256, 1000, 8192, 100_000])
 def test_a_maximum_that_was_guessed_wrong(n, dtype, backend):
     """Where the maximum is is not known beforehand to all kernels; in place it has to be."""
     random = np.random.default_rng(n)
