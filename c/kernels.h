@@ -52,8 +52,9 @@ struct fsm_kernels {
 
     /* One row of any length for these, in parts of FSM_BLOCK elements: part for each, in any order; join, which for one
      * number a row writes it to y; finish for each. Without y, part stores no terms, and finish is asked to compute them
-     * again. It can write past the cache, for rows that would not stay there. */
-    void (*part)(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n);
+     * again. It can write past the cache, for rows that would not stay there; part can read x once instead of twice, which
+     * pays for them. */
+    void (*part)(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n, bool once);
     void (*join)(fsm_op op, struct fsm_part *parts, size_t count, size_t n, void *y);
     void (*finish)(fsm_op op, const struct fsm_part *part, const void *x, void *y, size_t n, bool again, bool past);
     /* float32 only: n elements of a half type as float32, and rounded to nearest (to even) back. */

@@ -70,7 +70,7 @@ static inline void fold_row(struct sums *s, double *sum, double *low) {
 /* What one row's sum carries along. */
 struct progress {
     struct base base;
-    vec max;
+    vec max; /* known, or found so far */
     int count;
     struct sums sums;
 };
@@ -79,10 +79,10 @@ struct progress {
 TEMPLATE void use_terms(enum use use, bool far, size_t k, struct progress *p, vec *x) {
     vec top = x[0], before[STEP];
     EACH (u, k) before[u] = x[u], top = v_max(top, x[u]);
+    if (finds_max(use)) p->max = v_max(top, p->max); /* not of a row with a NaN, where it does not matter */
     UNROLL
     for (size_t u = 0; u < k; u += LOCKSTEP) terms_of(k - u < LOCKSTEP ? k - u : LOCKSTEP, far, x + u, &p->base);
-    if (use == ADD || use == STORE || !v_count(v_equal(top, p->max)))
-        return; /* a tenth faster than to count in every vector */
+    if (!skips_max(use) || !v_count(v_equal(top, p->max))) return; /* a tenth faster than to count in every vector */
     EACH (u, k) {
         mask same = v_equal(before[u], p->max);
         p->count += v_count(same);
@@ -95,16 +95,16 @@ TEMPLATE void terms_of_step(enum use use, bool far, struct progress *p, const T 
     for (size_t u = 0; u < STEP * W; u += LINE) {
         __builtin_prefetch(x + u + AHEAD);
         if (use == SKIP_MAX_AND_FETCH) __builtin_prefetch(y + u, 1);
-        if (use == STORE) __builtin_prefetch(y + u + SOON, 1);
+        if (stores(use)) __builtin_prefetch(y + u + SOON, 1);
     }
     EACH (u, STEP) term[u] = v_load(x + u * W);
     use_terms(use, far, STEP, p, term);
-    if (use == STORE)
+    if (stores(use))
         EACH (u, STEP) v_store(y + u * W, term[u]);
 }
 
 /* Where y's elements are, if anything is done to them: else there may be none. */
-TEMPLATE T *place(enum use use, T *y, size_t i) { return use == STORE || use == SKIP_MAX_AND_FETCH ? y + i : y; }
+TEMPLATE T *place(enum use use, T *y, size_t i) { return stores(use) || use == SKIP_MAX_AND_FETCH ? y + i : y; }
 
 /* All whole steps of a row; the result is how many elements that is. A step's eights are added just before the terms of the
  * next are computed, and its lanes just after, so that nothing has to wait: up to a tenth faster than each step at once. */
@@ -132,7 +132,7 @@ TEMPLATE void sum_group(enum use use, bool far, struct progress *p, const T *x, 
                   : u * W < n      ? v_load_part(x + u * W, n - u * W, -(T)INFINITY)
                                    : v_set1(-(T)INFINITY);
     use_terms(use, far, VECTORS, p, term);
-    if (use == STORE) {
+    if (stores(use)) {
         EACH (u, VECTORS)
             if ((u + 1) * W <= n)
                 v_store(y + u * W, term[u]);
@@ -145,12 +145,13 @@ TEMPLATE void sum_group(enum use use, bool far, struct progress *p, const T *x, 
 
 /* A row of a batch: the terms of n <= FSM_BLOCK elements, stored or not, and their sum. */
 TEMPLATE void sum_row_at(enum use use, bool far, struct batch *batch, size_t row, const T *x, T *y, size_t n) {
-    struct progress p = {
-        base_of(v_set1(batch->shift[row]), v_set1(batch->base[row])), v_set1(batch->max[row]), 0, {{{0}}, {{0}}}};
+    struct base base = base_of(v_set1(batch->shift[row]), v_set1(batch->base[row]));
+    struct progress p = {base, v_set1(finds_max(use) ? -(T)INFINITY : batch->max[row]), 0, {{{0}}, {{0}}}};
     for (size_t i = sum_steps(use, far, &p, x, y, n); i < n; i += FSM_GROUP)
         sum_group(use, far, &p, x + i, place(use, y, i), n - i < FSM_GROUP ? n - i : FSM_GROUP);
     fold_row(&p.sums, &batch->sum[row], &batch->low[row]);
     batch->count[row] = p.count;
+    if (finds_max(use)) batch->max[row] = v_largest(p.max);
 }
 
 static void sum_row(enum use use, struct batch *b, size_t row, const T *x, T *y, size_t n) {
@@ -162,12 +163,43 @@ static void sum_row(enum use use, struct batch *b, size_t row, const T *x, T *y,
         case STORE:
             far ? sum_row_at(STORE, true, b, row, x, y, n) : sum_row_at(STORE, false, b, row, x, y, n);
             break;
+        case ADD_AND_FIND_MAX: /* not far */
+            sum_row_at(ADD_AND_FIND_MAX, false, b, row, x, y, n);
+            break;
+        case STORE_AND_FIND_MAX:
+            sum_row_at(STORE_AND_FIND_MAX, false, b, row, x, y, n);
+            break;
         case SKIP_MAX:
             far ? sum_row_at(SKIP_MAX, true, b, row, x, y, n) : sum_row_at(SKIP_MAX, false, b, row, x, y, n);
             break;
         case SKIP_MAX_AND_FETCH:
             far ? sum_row_at(SKIP_MAX, true, b, row, x, y, n) : sum_row_at(SKIP_MAX_AND_FETCH, false, b, row, x, y, n);
     }
+}
+
+/* ---- A row that is read once: its base is guessed, its maximum found along with the terms ---- */
+
+enum { LEAST = 256, FURTHEST = 32 }; /* elements of such a row; how far off a guess of its base may be */
+
+/* The maximum of some vectors from all over a row. */
+static inline T likely_max(const T *x, size_t n) {
+    vec m[4];
+    EACH (u, 4) m[u] = v_max(v_load(x + u * (n / 4)), v_load(x + (u + 1) * (n / 4) - W));
+    return v_largest(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
+}
+
+/* Whether it went well; if not, nothing is known of the row yet. Bases are powers of two: with a smaller one all terms are
+ * larger, and no bit of the results is another, as long as nothing overflows and the lower part of 1 / sum does not
+ * underflow. Not in place: the terms of a bad guess must not replace x. Not without FMA: there x log2(e), rounded, may lie half
+ * way between two integers, and the base decides which it is rounded to. */
+static bool sum_once(enum use use, struct batch *b, size_t row, const T *x, T *y, size_t n) {
+    if (!FSM_FMA || n < LEAST || x == y) return false;
+    choose_base(likely_max(x, n), &b->shift[row], &b->base[row]);
+    if (b->shift[row] != 0) return false;
+    sum_row(use, b, row, x, y, n);
+    T shift, base;
+    choose_base(b->max[row], &shift, &base);
+    return shift == 0 && base - b->base[row] <= FURTHEST;
 }
 
 /* ---- The last pass ---- */
@@ -204,19 +236,36 @@ static void apply_row(fsm_op op, const struct batch *b, size_t row, const T *x, 
 
 /* ---- Up to BATCH whole rows, pass by pass: rows do not wait for each other, so that their latencies overlap ---- */
 
+#define X(i) (x + (ptrdiff_t)(i)*x_pitch)
+#define Y(i) (y + (ptrdiff_t)(i)*y_pitch)
+
+/* The terms and the sums of a softmax, with each row read once if that can be. */
+static void sum_rows_once(struct batch *b, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows,
+                          size_t n) {
+    open_rows(b, BATCH); /* for the lanes without a row */
+    for (size_t i = 0; i < rows; i++) {
+        if (sum_once(STORE_AND_FIND_MAX, b, i, X(i), Y(i), n)) continue;
+        b->max[i] = row_max(X(i), n);
+        choose_base(b->max[i], &b->shift[i], &b->base[i]);
+        sum_row(STORE, b, i, X(i), Y(i), n);
+    }
+}
+
 static void rowwise(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n,
                     double log_n) {
     struct batch b;
     clear(&b);
-#define X(i) (x + (ptrdiff_t)(i)*x_pitch)
-#define Y(i) (y + (ptrdiff_t)(i)*y_pitch)
-    for (size_t i = 0; i < rows; i++) b.max[i] = row_max(X(i), n);
-    rows == 1 ? open_rows(&b, LANES) : open_rows(&b, BATCH);
-    for (size_t i = 0; i < rows; i++)
-        sum_row(op == FSM_SOFTMAX       ? STORE
-                : op == FSM_LOG_SOFTMAX ? SKIP_MAX_AND_FETCH
-                                        : SKIP_MAX,
-                &b, i, X(i), Y(i), n);
+    if (FSM_DOUBLE && op == FSM_SOFTMAX && n >= LEAST) { /* 1.05 to 1.15 times as fast; float32 0.95 to 1.03 */
+        sum_rows_once(&b, x, x_pitch, y, y_pitch, rows, n);
+    } else {
+        for (size_t i = 0; i < rows; i++) b.max[i] = row_max(X(i), n);
+        rows == 1 ? open_rows(&b, LANES) : open_rows(&b, BATCH);
+        for (size_t i = 0; i < rows; i++)
+            sum_row(op == FSM_SOFTMAX       ? STORE
+                    : op == FSM_LOG_SOFTMAX ? SKIP_MAX_AND_FETCH
+                                            : SKIP_MAX,
+                    &b, i, X(i), Y(i), n);
+    }
     if (op == FSM_SOFTMAX)
         close_softmax(&b, rows);
     else if (op == FSM_LOG_SOFTMAX)
@@ -225,8 +274,8 @@ static void rowwise(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_
         close_logsumexp(&b, rows, log_n, y, y_pitch);
     if (fsm_is_map(op))
         for (size_t i = 0; i < rows; i++) apply_row(op, &b, i, X(i), Y(i), n);
+}
 #undef X
 #undef Y
-}
 
 #endif

@@ -35,9 +35,13 @@ TEMPLATE vec term_of(bool far, vec x, const struct base *b) {
     return x;
 }
 
-/* What is done with a term besides adding it: nothing; it is stored; it is left out where x is the maximum, and where y will
- * be written later it is fetched. */
-enum use { ADD, STORE, SKIP_MAX, SKIP_MAX_AND_FETCH };
+/* What is done with a term besides adding it: nothing; it is stored; either, and the maximum is found on the way; it is left
+ * out where x is the maximum, and where y will be written later it is fetched. */
+enum use { ADD, STORE, ADD_AND_FIND_MAX, STORE_AND_FIND_MAX, SKIP_MAX, SKIP_MAX_AND_FETCH };
+
+TEMPLATE bool stores(enum use use) { return use == STORE || use == STORE_AND_FIND_MAX; }
+TEMPLATE bool finds_max(enum use use) { return use == ADD_AND_FIND_MAX || use == STORE_AND_FIND_MAX; }
+TEMPLATE bool skips_max(enum use use) { return use == SKIP_MAX || use == SKIP_MAX_AND_FETCH; }
 
 /* ---- Sums ---- */
 

@@ -1,6 +1,8 @@
 """Equality, bit for bit: between every FMA instruction set and Numba, and within each backend between layouts,
 axes, batches, places, thread counts, in place or not (NUMERICS.md §4)."""
 
+import itertools
+
 import numpy as np
 import pytest
 from conftest import FMA_BACKENDS
@@ -65,6 +67,19 @@ def test_between_backends(name, kind, dtype, fma_backend):
         x = values(kind, 3 if n > 2000 else 7, n, dtype)
         want = f(x, backend=FMA_BACKENDS[0])
         assert_same_bits(f(x, backend=fma_backend), want, f"n={n}, {fma_backend} against {FMA_BACKENDS[0]}")
+
+
+@pytest.mark.parametrize("n", [256, 1000, 8192, 100_000])
+def test_a_maximum_that_was_guessed_wrong(n, dtype, backend):
+    """Where the maximum is is not known beforehand to all kernels; in place it has to be."""
+    random = np.random.default_rng(n)
+    lonely = (0.0, 20.0, 22.0, 23.0, 90.0, 1e5, np.inf, np.nan)
+    for base, lone in itertools.product((0.0, -40.0, -1e5, -np.inf), lonely):
+        x = random.normal(base, 3 if np.isfinite(base) else 0, (3, n)).astype(dtype)
+        x[1, 32 if n < 8192 else 1024] = lone
+        want = x.copy()
+        fsm.softmax(want, out=want, backend=backend)
+        assert_same_bits(fsm.softmax(x, backend=backend), want, f"{lone} among {base}")
 
 
 @pytest.fixture(params=["float16", "bfloat16"])
