@@ -68,6 +68,32 @@ FSM_API const char *fsm_isa_name(const fsm_isa *isa);
 FSM_API fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, void *y, size_t outer, size_t n,
                            size_t inner, const ptrdiff_t *strides, unsigned threads);
 
+/* What is done to x on its way into a softmax, log_softmax, logsumexp or logmeanexp, in this order, each step rounded once (the
+ * half types: in float32). All zero: nothing. Whatever is pointed to is given with its strides, in elements, for outer and
+ * inner, or for outer, n and inner; zero where it is the same for all. What is said to be of the computed type is float for the
+ * half types, else as x. */
+typedef struct fsm_modifiers {
+    const void *temperature; /* of the computed type, above 0: x is divided by it */
+    ptrdiff_t temperature_strides[2];
+    double softcap;     /* above 0: softcap tanh(x / softcap) */
+    const void *bias;   /* is added */
+    fsm_type bias_type; /* that of x, or the computed one */
+    ptrdiff_t bias_strides[3];
+    const unsigned char *where; /* x is -inf, whatever it was, where this is 0 */
+    ptrdiff_t where_strides[3];
+    const void *sink; /* of the computed type: one more number of each row, which has a part in its sum but no result */
+    ptrdiff_t sink_strides[2];
+    const void
+        *empty; /* of the computed type: all results of a softmax or log_softmax of nothing but -inf; NULL: NaN */
+    void *lse;  /* of the computed type: the logsumexp of each row is written there, too */
+    ptrdiff_t lse_strides[2];
+} fsm_modifiers;
+
+/* fsm_run with modifiers, for these four ops; FSM_INVALID for others. y and lse must not overlap what the modifiers read. */
+FSM_API fsm_status fsm_run_modified(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, void *y, size_t outer,
+                                    size_t n, size_t inner, const ptrdiff_t *strides, unsigned threads,
+                                    const fsm_modifiers *modifiers);
+
 /* The common calls: contiguous rows, the best ISA, the caller's thread. They cannot fail. */
 FSM_API void fsm_softmax_f32(const float *x, float *y, size_t rows, size_t n);
 FSM_API void fsm_softmax_f64(const double *x, double *y, size_t rows, size_t n);

@@ -22,6 +22,7 @@
 #include "parts.h"
 #include "cumulate.h"
 #include "elements.h"
+#include "modify.h"
 #if !FSM_DOUBLE
 #include "half.h"
 #endif
@@ -89,5 +90,6 @@ const struct fsm_kernels TABLE(FSM_ISA, FSM_SUFFIX) = {
     .widen = kernel_widen,
     .narrow = kernel_narrow,
 #endif
+    .modify = kernel_modify,
     .streams = STREAMS,
 };

@@ -40,6 +40,14 @@ struct fsm_part {
     double peak, top;     /* and the term of a maximum that is nearly all of the sum, and what becomes of it; or -1 */
 };
 
+/* What is done to some elements of a row: those of fsm_modifiers that work on elements, next to each other, of the kernels'
+ * type. */
+struct fsm_modify {
+    double temperature, softcap; /* 1 and 0: nothing */
+    const void *bias;
+    const unsigned char *where;
+};
+
 struct fsm_kernels {
     /* Whole rows of at most FSM_BLOCK elements; logcumsumexp and element by element: of any length. A row's elements are
      * next to each other, rows are a pitch apart (in elements). */
@@ -60,6 +68,8 @@ struct fsm_kernels {
     /* float32 only: n elements of a half type as float32, and rounded to nearest (to even) back. */
     void (*widen)(fsm_type type, const void *x, float *to, size_t n);
     void (*narrow)(fsm_type type, const float *x, void *y, size_t n);
+    /* n elements on their way to the others, see fsm_modifiers; z may be x. Whether any is not -inf. */
+    bool (*modify)(const struct fsm_modify *how, const void *x, void *z, size_t n);
     bool streams; /* finish can write past the cache */
 };
 

@@ -12,7 +12,10 @@ from numpy.typing import ArrayLike
 from ._arrays import Array, DTypeArg, as_array
 from ._calls import hardmax_rows, map_rows, reduce_rows
 from ._dispatch import direct
+from ._modified import Asked, applied, modified_rows
 from ._weighted import weighted_logsumexp
+
+ONE = 1.0  # the default temperature: it is told from others by being this very object, which takes no time
 
 
 def softmax(
@@ -20,10 +23,17 @@ def softmax(
     /,
     axis: Any = -1,
     *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = ONE,
+    bias: ArrayLike | None = None,
+    softcap: float | None = None,
+    sink: ArrayLike | None = None,
+    empty: str | None = None,
     dtype: DTypeArg = None,
     out: Array | None = None,
+    return_lse: bool = False,
     backend: str | None = None,
-) -> Array:
+) -> Any:
     """Exponentials, divided by their sum: ``e**x / sum(e**x)`` along an axis.
 
     Parameters
@@ -73,9 +83,12 @@ def softmax(
     array([[0.09  , 0.2447, 0.6652],
            [0.5   , 0.5   , 0.    ]])
     """
-    if dtype is None and backend is None and (y := direct["softmax"](x, axis, out)) is not None:
-        return y  # type: ignore[no-any-return]
-    return map_rows("softmax", x, axis, dtype, out, backend)
+    if where is bias is softcap is sink is empty is None and temperature is ONE and not return_lse:
+        if dtype is backend is None and (y := direct["softmax"](x, axis, out)) is not None:
+            return y
+        return map_rows("softmax", x, axis, dtype, out, backend)
+    asked = Asked(where, temperature, bias, softcap, sink, empty, return_lse)
+    return modified_rows("softmax", x, "x", asked, axis, dtype, out, backend)
 
 
 def log_softmax(
@@ -83,10 +96,17 @@ def log_softmax(
     /,
     axis: Any = -1,
     *,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = ONE,
+    bias: ArrayLike | None = None,
+    softcap: float | None = None,
+    sink: ArrayLike | None = None,
+    empty: str | None = None,
     dtype: DTypeArg = None,
     out: Array | None = None,
+    return_lse: bool = False,
     backend: str | None = None,
-) -> Array:
+) -> Any:
     """The logarithm of softmax: ``x - log(sum(e**x))`` along an axis, also where softmax is 0 or next to 1.
 
     Parameters, results and errors are those of `softmax`. With m the maximum of a row, c its number and r the sum of
@@ -100,9 +120,12 @@ def log_softmax(
     >>> print(f"{y[0]:.4e} {y[1]:.1f} {y[2]:.1f}")
     -4.2484e-18 -999.0 -40.0
     """
-    if dtype is None and backend is None and (y := direct["log_softmax"](x, axis, out)) is not None:
-        return y  # type: ignore[no-any-return]
-    return map_rows("log_softmax", x, axis, dtype, out, backend)
+    if where is bias is softcap is sink is empty is None and temperature is ONE and not return_lse:
+        if dtype is backend is None and (y := direct["log_softmax"](x, axis, out)) is not None:
+            return y
+        return map_rows("log_softmax", x, axis, dtype, out, backend)
+    asked = Asked(where, temperature, bias, softcap, sink, empty, return_lse)
+    return modified_rows("log_softmax", x, "x", asked, axis, dtype, out, backend)
 
 
 def softmin(
@@ -182,6 +205,11 @@ def logsumexp(
     *,
     keepdims: bool = False,
     return_sign: bool = False,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = ONE,
+    bias: ArrayLike | None = None,
+    softcap: float | None = None,
+    sink: ArrayLike | None = None,
     dtype: DTypeArg = None,
     out: Array | None = None,
     backend: str | None = None,
@@ -231,18 +259,23 @@ def logsumexp(
     >>> print(value.round(4), sign)
     1.5413 -1.0
     """
-    if dtype is None and backend is None and b is None and not keepdims and not return_sign:
+    plain = where is bias is softcap is sink is None and temperature is ONE
+    if plain and dtype is backend is b is None and not keepdims and not return_sign:
         y = direct["logsumexp"](a, axis, out)
         if y is not None:
             return y
-    a = as_array(a, "a")
+    a, asked = as_array(a, "a"), Asked(where, temperature, bias, softcap, sink)
     if b is not None or a.dtype.kind == "c" or (dtype is not None and np.dtype(dtype).kind == "c"):
+        a = a if plain else applied(a, asked, dtype)
         return weighted_logsumexp(a, b, axis, keepdims, return_sign, dtype, out, backend)
-    if not return_sign:
-        return reduce_rows("logsumexp", a, axis, dtype, out, backend, keepdims)
-    if out is not None:
+    if return_sign and out is not None:
         raise ValueError("out: cannot take two results; leave it away with return_sign=True")
-    value = reduce_rows("logsumexp", a, axis, dtype, None, backend, keepdims)
+    if plain:
+        value = reduce_rows("logsumexp", a, axis, dtype, out, backend, keepdims)
+    else:
+        value = modified_rows("logsumexp", a, "a", asked, axis, dtype, out, backend, keepdims)
+    if not return_sign:
+        return value
     return value, np.where(np.isnan(value), value, value > -np.inf).astype(value.dtype)[()]
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import sys
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.exceptions import AxisError, TooHardError
@@ -129,56 +129,44 @@ def overlap(x: Array, y: Array) -> bool:
         return True
 
 
-class Rows(NamedTuple):
-    """x and y as a backend takes them: both contiguous, or 3-D views of the same axes (y 2-D for a reduction)."""
+def row_views(arrays: Sequence[Array], axes: tuple[int, ...]) -> Iterator[list[Array]] | None:
+    """Arrays of one shape, or with length 1 along the axes of a row, seen as (outer, n, inner). None if that cannot be.
 
-    x: Array
-    y: Array
-    outer: int
-    n: int
-    inner: int
-
-
-def as_rows(x: Array, y: Array, axes: tuple[int, ...], reduces: bool) -> Rows | None:
-    """x, and y of its shape (or with axes of length 1 where it reduces), seen as rows without a copy, or None."""
-    shape = x.shape
-    n = math.prod(shape[axis] for axis in axes)
-    first, last = (axes[0], axes[-1] + 1) if axes else (x.ndim, x.ndim)
-    if last - first == len(axes) and x.flags.c_contiguous and y.flags.c_contiguous:
-        return Rows(x, y, math.prod(shape[:first]), n, math.prod(shape[last:]))
-
-    steps = [(shape[axis], x.strides[axis], y.strides[axis]) for axis in range(x.ndim)]
-    batch = sorted((steps[i] for i in range(x.ndim) if i not in axes), key=lambda step: (-abs(step[1]), -abs(step[2])))
-    row = [(length, sx, 0 if reduces else sy) for length, sx, sy in (steps[i] for i in axes)]
-    batch, row = merge(batch), merge(row) or [(1, 0, 0)]
-    if len(batch) > 2 or len(row) > 1 or any(sx % x.itemsize or sy % y.itemsize for _, sx, sy in batch + row):
+    Batch dimensions that do not merge for all of them, but for the two longest, are gone through: a list of views each.
+    """
+    shape = arrays[0].shape
+    steps = [(length, *(0 if a.shape[i] == 1 else a.strides[i] for a in arrays)) for i, length in enumerate(shape)]
+    if any(step % a.itemsize for _, *strides in steps for step, a in zip(strides, arrays, strict=True)):
         return None
-    one = (1, 0, 0)
-    if len(batch) == 1 and abs(batch[0][1]) < abs(row[0][1]):
-        batch.insert(0, one)  # rows lie side by side
-    outer, inner = (*batch, one, one)[:2]
-    (n, xn, yn), (o, xo, yo), (i, xi, yi) = row[0], outer, inner
-    x3 = as_strided(x, (o, n, i), (xo, xn, xi), writeable=y is x)
-    y3 = as_strided(y, (o, i), (yo, yi)) if reduces else as_strided(y, (o, n, i), (yo, yn, yi))
-    return Rows(x3, y3, o, n, i)
+    batch = [step for i, step in enumerate(steps) if i not in axes]
+    batch = merge(sorted(batch, key=lambda step: [-abs(stride) for stride in step[1:]]))
+    one = (1, *(0 for _ in arrays))
+    row = merge([steps[i] for i in axes]) or [one]
+    if len(row) > 1:
+        return None
+    longest = sorted(sorted(range(len(batch)), key=lambda i: -batch[i][0])[:2])
+    around = [step for i, step in enumerate(batch) if i not in longest]
+    outer, inner = (*(batch[i] for i in longest), one, one)[:2]
+    if len(longest) == 1 and abs(outer[1]) < abs(row[0][1]):
+        outer, inner = one, outer  # rows lie side by side
+    views = []
+    for k, a in enumerate(arrays):
+        lengths, *strides = zip(*around, outer, row[0], inner, strict=True)
+        if a.shape != shape:
+            lengths = (*lengths[:-2], 1, lengths[-1])
+        views.append(as_strided(a, lengths, strides[k], writeable=a.flags.writeable))
+    return ([view[place] for view in views] for place in np.ndindex(views[0].shape[:-3]))
 
 
-def as_elements(x: Array, y: Array) -> Rows | None:
-    """The same where rows do not matter: one long row if memory allows, else rows along the smallest stride."""
-    order = tuple(sorted(range(x.ndim), key=lambda i: -abs(x.strides[i])))
-    x, y = x.transpose(order), y.transpose(order)
-    return as_rows(x, y, tuple(range(x.ndim)), False) or as_rows(x, y, (x.ndim - 1,), False)
-
-
-def merge(steps: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Neighbouring (length, stride of x, stride of y) that step through both arrays as one become one."""
-    merged: list[tuple[int, int, int]] = []
-    for length, sx, sy in steps:
+def merge(steps: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Neighbouring (length, stride of each array) that step through all arrays as one become one."""
+    merged: list[tuple[int, ...]] = []
+    for length, *strides in steps:
         if length == 1:
             continue
-        if merged and merged[-1][1:] == (sx * length, sy * length):
+        if merged and merged[-1][1:] == tuple(stride * length for stride in strides):
             length *= merged.pop()[0]
-        merged.append((length, sx, sy))
+        merged.append((length, *strides))
     return merged
 
 

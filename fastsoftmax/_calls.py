@@ -18,10 +18,7 @@ from ._arrays import (
     FLOAT64,
     Array,
     DTypeArg,
-    Rows,
     as_array,
-    as_elements,
-    as_rows,
     check_out,
     convert,
     deliver,
@@ -29,11 +26,14 @@ from ._arrays import (
     overlap,
     reduced_shapes,
     result_dtype,
+    row_views,
     rows_last,
     same_memory,
 )
+from ._backends import Modifiers, work_dtype
 from ._config import get_num_threads, resolve
 
+OF_ELEMENTS = ("bias", "where")  # modifiers that have a number for each element; others have one a row
 EXACT = 1 << 53  # integers up to here are exact in float64
 SHIFTED = ("softmax", "log_softmax", *_backends.ROW_REDUCTIONS)  # what can be had from differences within a row
 WIDER: dict[np.dtype[Any], np.dtype[Any]] = {FLOAT32: FLOAT64, FLOAT64: np.dtype(np.longdouble)}
@@ -59,11 +59,12 @@ def map_rows(
     if x.size == 0:
         return np.empty(x.shape, result) if out is None else out
 
-    taken = taken_dtype(op, x, result, axes, backend) if beta == 1 else _dispatch.work_dtype(result)
-    work, _ = load(op, x, result, taken, axes, negate)
+    choice = choose(op, x, result, axes, backend)
+    work, _ = load(op, x, result, choice.dtype if beta == 1 else work_dtype(result), axes, negate)
     if beta != 1:  # in a wider type, or e^(beta x) would be off by |beta x| ulp
         with np.errstate(all="ignore"):
             work = np.asarray(work.astype(WIDER.get(work.dtype, work.dtype)) * beta)
+        choice = choose(op, x, work.dtype, axes, backend)
     if target is not None and target.dtype == work.dtype and target.flags.aligned:
         y = target
         if work is x and not same_memory(x, y) and overlap(x, y):
@@ -71,7 +72,7 @@ def map_rows(
     else:
         y = np.empty_like(x) if work is x else work
 
-    execute(op, work, y, axes, backend)
+    execute(choice, work, y, axes)
     if beta != 1:
         with np.errstate(all="ignore"):
             y /= beta
@@ -92,14 +93,15 @@ def reduce_rows(
     if a.size == 0:
         y = np.full(kept, np.nan if op == "logmeanexp" else -np.inf, result)
     else:
-        work, top = load(op, a, result, taken_dtype(op, a, result, axes, backend), axes)
+        choice = choose(op, a, result, axes, backend)
+        work, top = load(op, a, result, choice.dtype, axes)
         if target is not None and target.dtype == work.dtype and target.flags.aligned:
             y = target.reshape(kept)
             if work is a and overlap(a, y):
                 work = a.copy()
         else:
             y = np.empty(kept, work.dtype)
-        execute(op, work, y, axes, backend)
+        execute(choice, work, y, axes)
         if top is not None:
             y += top
     delivered = deliver(y.reshape(shape), result, target, out)
@@ -116,7 +118,7 @@ def hardmax_rows(x: ArrayLike, axis: Any, dtype: DTypeArg, out: Array | None, ba
     y = np.zeros(x.shape, result)
     if x.size:
         if x.dtype.kind not in "biu" or dtype is not None:
-            x = convert(convert(x, result), _dispatch.work_dtype(result))
+            x = convert(convert(x, result), work_dtype(result))
         moved = rows_last(x, axes)
         rows = moved.reshape(-1, math.prod(x.shape[i] for i in axes))
         first = rows.argmax(axis=1)[:, None]
@@ -127,12 +129,10 @@ def hardmax_rows(x: ArrayLike, axis: Any, dtype: DTypeArg, out: Array | None, ba
     return deliver(y, result, target, out)
 
 
-def taken_dtype(op: str, x: Array, result: np.dtype[Any], axes: tuple[int, ...], backend: str | None) -> np.dtype[Any]:
-    """What the backend is given for a result of that dtype: the same, or the dtype that it is computed in."""
-    if result.itemsize != 2:
-        return result
+def choose(op: str, x: Array, dtype: np.dtype[Any], axes: tuple[int, ...], backend: str | None) -> _dispatch.Choice:
+    """What runs op on the rows of x, and in which dtype, for a result of that dtype."""
     n = math.prod(x.shape[i] for i in axes)
-    return _dispatch.choose(op, result, x.size // n, n, backend, get_num_threads()).dtype
+    return _dispatch.choose(op, dtype, x.size // max(n, 1), n, backend, get_num_threads())
 
 
 def load(
@@ -156,25 +156,52 @@ def shift_integers(x: Array, axes: tuple[int, ...], negate: bool) -> tuple[Array
     return np.negative(below, out=below), top.astype(np.float64)
 
 
-def execute(op: str, x: Array, y: Array, axes: tuple[int, ...], backend: str | None) -> None:
-    """Run op from x into y; both native and aligned, y of a reduction with axes of length 1."""
-    reduces = op in _backends.ROW_REDUCTIONS
-    rows = as_elements(x, y) if op in _backends.ELEMENT_MAPS else as_rows(x, y, axes, reduces)
-    if rows is not None:
-        run(op, rows, backend)
+def execute(
+    choice: _dispatch.Choice, x: Array, y: Array, axes: tuple[int, ...], modifiers: Modifiers | None = None
+) -> None:
+    """Run it from x into y; both native and aligned. What is one number a row has length 1 along the axes."""
+    op, run = choice.op, _backends.load(choice.backend).run
+    if op in _backends.ELEMENT_MAPS:
+        order = tuple(sorted(range(x.ndim), key=lambda i: -abs(x.strides[i])))
+        x, y, axes = x.transpose(order), y.transpose(order), tuple(range(x.ndim))
+    first, last = (axes[0], axes[-1] + 1) if axes else (x.ndim, x.ndim)
+    if modifiers is None and last - first == len(axes) and x.flags.c_contiguous and y.flags.c_contiguous:
+        outer, n, inner = (math.prod(lengths) for lengths in (x.shape[:first], x.shape[first:last], x.shape[last:]))
+        run(op, x, y, outer, n, inner, choice.threads)
         return
-    view = rows_last(y, axes)  # no three strides describe it: through a copy that has its rows side by side
-    copy = rows_last(x, axes).copy(order="C")
-    values = np.empty(view.shape, view.dtype) if reduces else copy
-    n = math.prod(x.shape[i] for i in axes)
-    run(op, Rows(copy, values, x.size // n, n, 1), backend)
-    view[...] = values
+    given = modifiers_that_are_arrays(modifiers)
+    arrays = [x, y, *given.values()]
+    views = row_views(arrays, axes)
+    if views is None and op in _backends.ELEMENT_MAPS:
+        views = row_views(arrays, axes[-1:])
+    if views is None:
+        through_copies(choice, x, y, axes, modifiers)
+        return
+    for x3, y3, *others in views:
+        outer, n, inner = x3.shape
+        parts: dict[str, Any] = {
+            name: a if name in OF_ELEMENTS else a[:, 0, :] for name, a in zip(given, others, strict=True)
+        }
+        y3 = y3[:, 0, :] if op in _backends.ROW_REDUCTIONS else y3
+        run(op, x3, y3, outer, n, inner, choice.threads, modifiers and modifiers._replace(**parts))
 
 
-def run(op: str, rows: Rows, backend: str | None) -> None:
-    x, y, outer, n, inner = rows
-    choice = _dispatch.choose(op, x.dtype, outer * inner, n, backend, get_num_threads())
-    _backends.load(choice.backend).run(op, x, y, outer, n, inner, choice.threads)
+def through_copies(
+    choice: _dispatch.Choice, x: Array, y: Array, axes: tuple[int, ...], modifiers: Modifiers | None
+) -> None:
+    """The same where no strides describe the rows: copies have them side by side."""
+    moved = {name: rows_last(a, axes) for name, a in {"x": x, "y": y, **modifiers_that_are_arrays(modifiers)}.items()}
+    copies: dict[str, Any] = {name: a.copy(order="C") for name, a in moved.items()}
+    x, y = copies.pop("x"), copies.pop("y")
+    execute(choice, x, y, tuple(range(x.ndim - len(axes), x.ndim)), modifiers and modifiers._replace(**copies))
+    moved["y"][...] = y
+    if "lse" in copies:
+        moved["lse"][...] = copies["lse"]
+
+
+def modifiers_that_are_arrays(modifiers: Modifiers | None) -> dict[str, Any]:
+    every = modifiers._asdict() if modifiers else {}
+    return {name: value for name, value in every.items() if isinstance(value, np.ndarray)}
 
 
 def explain(

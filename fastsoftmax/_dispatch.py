@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _backends, _config
+from ._backends import work_dtype
 
 OPS = (*_backends.OPS, "softmin", "hardmax")
 DTYPES = ("float32", "float64")
@@ -75,11 +76,6 @@ class Choice:
     def __str__(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         return f"{self.op} of {self.rows} x {self.n} {self.dtype}: {self.backend}, {threads} ({self.reason})"
-
-
-def work_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Half precision is computed in float32 and rounded once; everything else as it is."""
-    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
 
 @functools.lru_cache(maxsize=256)

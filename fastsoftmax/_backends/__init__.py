@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
+import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -23,6 +24,29 @@ KINDS = ("c", "numba", "numpy")  # best first; each is a module of this package
 TAKE_HALVES = ("c",)  # kinds that compute from and to float16 and bfloat16; the others are given float32
 
 
+BLOCKWISE = ("softmax", "log_softmax", "logsumexp", "logmeanexp")  # what can be done to rows with Modifiers
+
+
+class Modifiers(NamedTuple):
+    """What is done to rows before their operation, in this order, each step rounded once (half types: in float32).
+
+    Views with the outer, n and inner of x, or the outer and inner; any strides that are whole elements, 0 included.
+    """
+
+    temperature: Array | None = None  # (outer, inner), as work_dtype(x.dtype), above 0: x is divided by it
+    softcap: float = 0.0  # above 0: softcap * tanh(x / softcap)
+    bias: Array | None = None  # (outer, n, inner), as x or as work_dtype(x.dtype): is added
+    where: Array | None = None  # (outer, n, inner), bool: elsewhere it is -inf, whatever it was
+    sink: Array | None = None  # (outer, inner), as work_dtype(x.dtype): one more element of the row, without a result
+    empty: float | None = None  # what a map makes of a row that is -inf throughout; None: NaN
+    lse: Array | None = None  # (outer, inner), as work_dtype(x.dtype): where logsumexp of the row is put, too
+
+
+def work_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Half precision is computed in float32 and rounded once; everything else as it is."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+
+
 class Backend(Protocol):
     """One way to run an operation over rows.
 
@@ -30,6 +54,7 @@ class Backend(Protocol):
     are aligned, of one native dtype (float32 or float64; some kinds TAKE_HALVES, "numpy" takes longdouble), and are
     either C-contiguous of any shape, or 3-D views with any strides that are whole elements (y of a reduction: 2-D,
     outer and inner). They are the same memory element for element, or apart. Nothing but MemoryError is raised.
+    Modifiers come with BLOCKWISE operations and 3-D views only; n may be 0 if there is a sink.
 
     A backend may also have `direct(op, alone_below, threads)`, which makes a function that does a whole call, without
     the overhead of any layer above. It takes x, axis and out as the caller gave them. If all is simple it gives the
@@ -39,7 +64,17 @@ class Backend(Protocol):
 
     name: str
 
-    def run(self, op: str, x: Array, y: Array, outer: int, n: int, inner: int, threads: int) -> None: ...
+    def run(
+        self,
+        op: str,
+        x: Array,
+        y: Array,
+        outer: int,
+        n: int,
+        inner: int,
+        threads: int,
+        modifiers: Modifiers | None = None,
+    ) -> None: ...
 
 
 class BackendModule(Protocol):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import ROW_REDUCTIONS, Array, Backend, Direct
+from . import ROW_REDUCTIONS, Array, Backend, Direct, Modifiers, work_dtype
 
 TINY = 512  # elements below which a direct function keeps the GIL
 
@@ -60,19 +60,36 @@ class _C:
         self.name = name
         self._isa = isa
 
-    def run(self, op: str, x: Array, y: Array, outer: int, n: int, inner: int, threads: int) -> None:
-        number = _TYPES[x.dtype.char]
+    def run(
+        self,
+        op: str,
+        x: Array,
+        y: Array,
+        outer: int,
+        n: int,
+        inner: int,
+        threads: int,
+        modifiers: Modifiers | None = None,
+    ) -> None:
+        dtype = x.dtype
+        number = _TYPES[dtype.char]
         if number == lib.FSM_BF16:  # NumPy exports no buffer of another's dtype
-            _learn(x.dtype)
+            _learn(dtype)
             x, y = x.view(np.uint16), y.view(np.uint16)
-        if x.flags.c_contiguous and y.flags.c_contiguous:
+        if modifiers is None and x.flags.c_contiguous and y.flags.c_contiguous:
             from_x, to_y, strides = x, y, ffi.NULL
         else:  # a view of the first element is contiguous; half the time of x.ctypes.data
             from_x, to_y = x[_FIRST], y[_FIRST[: y.ndim]]
             y_strides = y.strides if y.ndim == 3 else (y.strides[0], 0, y.strides[1])
             strides = ffi.new("ptrdiff_t[6]", [s // x.itemsize for s in x.strides + y_strides])
         data_x, data_y = _from_buffer(from_x), _from_buffer(to_y)
-        status = _run(self._isa, _OPS[op], number, data_x, data_y, outer, n, inner, strides, threads)
+        if modifiers is None:
+            status = _run(self._isa, _OPS[op], number, data_x, data_y, outer, n, inner, strides, threads)
+        else:
+            how, _arrays = _struct_of(modifiers, dtype)
+            status = lib.fsm_run_modified(
+                self._isa, _OPS[op], number, data_x, data_y, outer, n, inner, strides, threads, how
+            )
         if status:  # FSM_NO_MEMORY
             raise MemoryError(f"{op}: no scratch memory for rows of {n} elements")
 
@@ -98,6 +115,29 @@ class _C:
 
 
 _FIRST = (slice(0, 1),) * 3
+
+
+def _struct_of(modifiers: Modifiers, dtype: np.dtype[Any]) -> tuple[Any, list[Any]]:
+    """The same in C for x of that dtype, and what must live as long as that."""
+    how, kept = ffi.new("fsm_modifiers *"), []
+
+    def point(name: str, array: Array) -> None:
+        plain = array.view(np.uint16) if _TYPES.get(array.dtype.char) == lib.FSM_BF16 else array
+        kept.append(_from_buffer(plain[_FIRST[: plain.ndim]]))
+        setattr(how, name, ffi.cast("unsigned char *", kept[-1]))
+
+    for name, array in modifiers._asdict().items():
+        if isinstance(array, np.ndarray):
+            point(name, array)
+            setattr(how, f"{name}_strides", [s // array.itemsize for s in array.strides])
+    if modifiers.bias is not None:
+        how.bias_type = _TYPES[modifiers.bias.dtype.char]
+    if modifiers.empty is not None:
+        point("empty", np.array(modifiers.empty, work_dtype(dtype)))
+    how.softcap = modifiers.softcap
+    return how, kept
+
+
 _FLOAT16 = np.dtype(np.float16)
 _DTYPES: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), np.dtype(np.float64), _FLOAT16)  # which are always there
 _hows: list[Any] = []  # of all direct functions

@@ -10,18 +10,21 @@ of 2 (omp) to 30 (workqueue); the gain, besides, no second compilation and none 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastsoftmax._backends import ELEMENT_MAPS, ROW_REDUCTIONS, Array
+from fastsoftmax._backends import ELEMENT_MAPS, ROW_REDUCTIONS, Array, Modifiers
+from fastsoftmax._backends._modified import Tile, run_modified, tiles
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 PAUSE = 50e-6  # seconds
 GRAIN = 1 << 19  # bytes that are worth a thread: 50 to 100 µs of work, what it takes to wake one
 GATHERED = 1 << 26  # bytes of rows that are gathered at once, if these are not fewer than eight
+TILE = 1 << 17  # elements that are modified at once
 # Rows that are worked on at once, if not one.
 STEP = {"gathered": 8, "gathered_long": 8, "turned": 16, "columns": 16, "columns_long": 16}
 
@@ -53,7 +57,20 @@ class NumbaBackend:
         self._kernels = kernels
         self._code: dict[tuple[str, str, str], Callable[..., bool | None]] = {}
 
-    def run(self, op: str, x: Array, y: Array, outer: int, n: int, inner: int, threads: int) -> None:
+    def run(
+        self,
+        op: str,
+        x: Array,
+        y: Array,
+        outer: int,
+        n: int,
+        inner: int,
+        threads: int,
+        modifiers: Modifiers | None = None,
+    ) -> None:
+        if modifiers is not None:
+            self._run_modified(op, x, y, threads, modifiers)
+            return
         if op in ELEMENT_MAPS and x.flags.c_contiguous and y.flags.c_contiguous:
             outer, n, inner = 1, outer * n * inner, 1
         x = _shaped(x, (outer, n, inner))
@@ -74,6 +91,24 @@ class NumbaBackend:
         units = rows * parts if layout == "pieces" else outer * -(-inner // together)
         claims, share = np.zeros(1, np.intp), -(-units // (4 * threads)) if helpers else units
         _together(lambda: kernel(x, y, claims, share, units, together), helpers if units > 1 else 0)
+
+    def _run_modified(self, op: str, x: Array, y: Array, threads: int, modifiers: Modifiers) -> None:
+        outer, n, inner = x.shape
+        todo = deque(tiles(outer, n, inner, TILE))
+        alone = len(todo) == 1 or threads == 1
+
+        def run(op: str, rows: Array) -> Array:
+            results = np.empty(len(rows), rows.dtype) if op in ROW_REDUCTIONS else rows
+            self.run(op, rows, results, len(rows), rows.shape[1], 1, threads if alone else 1)
+            return results
+
+        def some() -> Iterator[Tile]:
+            with contextlib.suppress(IndexError):
+                while True:
+                    yield todo.popleft()
+
+        helpers = 0 if alone else min(threads, len(todo)) - 1
+        _together(lambda: run_modified(run, op, x, y, modifiers, some()), helpers)
 
     def _layout(self, op: str, x: Array, y: Array) -> tuple[str, int]:
         """How the rows lie in memory, and how many to work on together."""

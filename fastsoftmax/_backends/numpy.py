@@ -8,13 +8,14 @@ float64 for float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import ELEMENT_MAPS, Backend
+from . import ELEMENT_MAPS, Backend, Modifiers
+from ._modified import run_modified, tiles
 
 Array = NDArray[Any]
 
@@ -140,31 +141,37 @@ KERNELS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def tiles(outer: int, n: int, inner: int) -> Iterator[tuple[slice, slice]]:
-    """Cuts of (outer, inner) that hold about TILE elements, at least one row."""
-    rows = max(1, TILE // n)
-    columns = min(inner, rows)
-    depth = max(1, rows // columns)
-    for o in range(0, outer, depth):
-        for i in range(0, inner, columns):
-            yield slice(o, o + depth), slice(i, i + columns)
-
-
 class NumpyBackend:
     name = "numpy"
 
-    def run(self, op: str, x: Array, y: Array, outer: int, n: int, inner: int, threads: int) -> None:
+    def run(
+        self,
+        op: str,
+        x: Array,
+        y: Array,
+        outer: int,
+        n: int,
+        inner: int,
+        threads: int,
+        modifiers: Modifiers | None = None,
+    ) -> None:
         if op in ELEMENT_MAPS and x.flags.c_contiguous and y.flags.c_contiguous:
             outer, n, inner = x.size, 1, 1  # no row to keep together: cut anywhere
-        kernel = KERNELS[op]
         wide = np.promote_types(x.dtype, np.float64)
+
+        def kernel(op: str, rows: Array) -> Array:
+            with np.errstate(all="ignore"):
+                return KERNELS[op](np.ascontiguousarray(rows, dtype=wide).reshape(-1, rows.shape[-1]))
+
+        todo = tiles(outer, n, inner, TILE)
+        if modifiers is not None:
+            run_modified(kernel, op, x, y, modifiers, todo)
+            return
         rows_of_x = x.reshape(outer, n, inner).swapaxes(1, 2)
         rows_of_y = y.reshape(outer, -1, inner).swapaxes(1, 2)  # one column for the reductions
-        with np.errstate(all="ignore"):
-            for tile in tiles(outer, n, inner):
-                rows = rows_of_x[tile]
-                flat = np.ascontiguousarray(rows, dtype=wide).reshape(-1, n)
-                rows_of_y[tile] = kernel(flat).reshape(*rows.shape[:2], -1)
+        for tile in todo:
+            rows = rows_of_x[tile]
+            rows_of_y[tile] = kernel(op, rows).reshape(*rows.shape[:2], -1)
 
 
 def available() -> tuple[str, ...]:

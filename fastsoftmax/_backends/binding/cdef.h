@@ -12,6 +12,25 @@ typedef enum fsm_status { FSM_OK, FSM_INVALID, FSM_NO_MEMORY } fsm_status;
 fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, void *y, size_t outer, size_t n,
                    size_t inner, const ptrdiff_t *strides, unsigned threads);
 
+typedef struct fsm_modifiers {
+    const void *temperature;
+    ptrdiff_t temperature_strides[2];
+    double softcap;
+    const void *bias;
+    fsm_type bias_type;
+    ptrdiff_t bias_strides[3];
+    const unsigned char *where;
+    ptrdiff_t where_strides[3];
+    const void *sink;
+    ptrdiff_t sink_strides[2];
+    const void *empty;
+    void *lse;
+    ptrdiff_t lse_strides[2];
+} fsm_modifiers;
+
+fsm_status fsm_run_modified(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, void *y, size_t outer, size_t n,
+                            size_t inner, const ptrdiff_t *strides, unsigned threads, const fsm_modifiers *modifiers);
+
 struct array { char *data; int ndim; intptr_t *shape, *strides; void *dtype; int flags; ...; };
 struct scalar32 { float value; ...; };
 struct scalar64 { double value; ...; };

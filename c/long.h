@@ -1,0 +1,111 @@
+/* A row longer than a block, in parts, which threads may share. Included by rows.c alone. */
+#ifndef FSM_LONG_H
+#define FSM_LONG_H
+
+struct long_row {
+    const struct job *job;
+    struct source source;
+    char *y;
+    struct fsm_part *parts;
+    char *terms;      /* of a row that is prepared: where its terms are kept; NULL: they are computed twice */
+    atomic_bool some; /* whether any element is not -inf */
+};
+
+/* Whether rows are not taken as they are. */
+static bool is_prepared(const struct job *j) { return is_half(j->type) || j->modifiers; }
+
+static size_t parts_of(const struct job *j) { return (j->row.count + FSM_BLOCK - 1) / FSM_BLOCK; }
+static size_t elements_of(const struct long_row *r, size_t i) {
+    size_t left = r->job->row.count - i * FSM_BLOCK;
+    return left < FSM_BLOCK ? left : FSM_BLOCK;
+}
+static size_t bytes_before(fsm_type type, size_t i) { return i * FSM_BLOCK * size_of[type]; }
+
+/* What a long row needs beside itself: its parts; and its terms, if they are kept and have no room in y. */
+static size_t bytes_of_parts(const struct job *j) {
+    return (parts_of(j) * sizeof(struct fsm_part) + LINE - 1) / LINE * LINE;
+}
+static size_t bytes_of_terms(const struct job *j) {
+    bool kept = is_half(j->type) && !fsm_is_reduction(j->op) && j->row.count <= MOST_TERMS;
+    return kept ? j->row.count * sizeof(float) : 0;
+}
+static size_t bytes_for_long(const struct job *j) { return bytes_of_parts(j) + bytes_of_terms(j); }
+
+/* ---- Rows that are prepared ---- */
+
+static char *terms_of_part(const struct long_row *r, size_t i, double *tile) {
+    return r->terms ? r->terms + bytes_before(computed(r->job->type), i) : (char *)tile;
+}
+static void run_prepared_part(void *row, size_t i) {
+    struct long_row *r = row;
+    double tile[FSM_BLOCK];
+    char *z = terms_of_part(r, i, tile);
+    size_t n = elements_of(r, i);
+    if (prepare(r->job, &r->source, i * FSM_BLOCK, n, z)) atomic_store_explicit(&r->some, true, memory_order_relaxed);
+    r->job->kernels->part(r->job->op, &r->parts[i], z, r->terms ? z : NULL, n, false);
+}
+static void run_prepared_finish(void *row, size_t i) {
+    struct long_row *r = row;
+    const struct job *j = r->job;
+    double tile[FSM_BLOCK];
+    char *z = terms_of_part(r, i, tile);
+    size_t n = elements_of(r, i);
+    if (j->modifiers && j->modifiers->empty && !r->some) {
+        fill_empty(j, z, n);
+    } else {
+        if (!r->terms) prepare(j, &r->source, i * FSM_BLOCK, n, z);
+        j->kernels->finish(j->op, &r->parts[i], z, z, n, !r->terms, false);
+    }
+    if (is_half(j->type)) j->kernels->narrow(j->type, (float *)(void *)z, r->y + bytes_before(j->type, i), n);
+}
+
+/* ---- Rows that are not ---- */
+
+static void run_part(void *row, size_t i) {
+    struct long_row *r = row;
+    const struct job *j = r->job;
+    size_t bytes = bytes_before(j->type, i);
+    void *y = j->again || fsm_is_reduction(j->op) ? NULL : r->y + bytes;
+    j->kernels->part(j->op, &r->parts[i], r->source.x + bytes, y, elements_of(r, i), j->once);
+}
+static void run_finish(void *row, size_t i) {
+    struct long_row *r = row;
+    const struct job *j = r->job;
+    size_t bytes = bytes_before(j->type, i);
+    j->kernels->finish(j->op, &r->parts[i], r->source.x + bytes, r->y + bytes, elements_of(r, i), j->again, j->past);
+}
+
+/* ---- Both ---- */
+
+/* `beside` is memory, bytes_for_long of it. A reduction's number is of the computed type. */
+static void run_parts(const struct job *j, struct source source, void *y, char *beside, unsigned threads) {
+    struct fsm_part *parts = (struct fsm_part *)(void *)beside;
+    struct long_row r = {j, source, y, parts, NULL, false};
+    size_t count = parts_of(j);
+    bool one = fsm_is_reduction(j->op), prepared = is_prepared(j);
+    if (prepared && !one) r.terms = !is_half(j->type) ? y : bytes_of_terms(j) ? beside + bytes_of_parts(j) : NULL;
+    fsm_pool_run(prepared ? run_prepared_part : run_part, &r, count, threads);
+    j->kernels->join(j->op, parts, count, j->row.count, y);
+    if (!one) fsm_pool_run(prepared ? run_prepared_finish : run_finish, &r, count, threads);
+}
+
+static void run_long(const struct job *j, size_t outer, size_t inner, const void *x, void *y, char *beside,
+                     unsigned threads) {
+    struct source source = source_of(j, x, outer, inner);
+    float number;
+    if (j->modifiers && j->modifiers->lse) {
+        struct job other = *j;
+        other.op = FSM_LOGSUMEXP;
+        run_parts(&other, source, lse_of(j, outer, inner), beside, threads);
+    }
+    if (!is_half(j->type) || !fsm_is_reduction(j->op)) {
+        run_parts(j, source, y, beside, threads);
+    } else {
+        run_parts(j, source, &number, beside, threads);
+        j->kernels->narrow(j->type, &number, y, 1);
+    }
+}
+
+static bool is_long(const struct job *j) { return fsm_is_blockwise(j->op) && j->row.count > FSM_BLOCK; }
+
+#endif

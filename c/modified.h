@@ -1,0 +1,165 @@
+/* Rows with modifiers, but for long ones that lie in one piece (long.h): brought into memory where they are worked on, some at
+ * a time. Included by rows.c alone. */
+#ifndef FSM_MODIFIED_H
+#define FSM_MODIFIED_H
+
+enum {
+    AT_ONCE = 4096, /* elements, roughly: they stay in the first level of the cache */
+    RUN = 64,       /* rows up to this long are prepared several at once, if everything lies in one piece */
+};
+
+/* The elements of a row with its sink, which is the last of them. */
+static size_t total_of(const struct job *j) { return j->row.count + (j->modifiers->sink ? 1 : 0); }
+
+static bool is_in_one_piece(const struct job *j) { return j->row.x == 1 && j->row.y == 1; }
+
+/* In y, or else in a tile of the computed type; half types that are not in one piece also go through one of their own. */
+static bool is_in_y(const struct job *j) {
+    return fsm_is_map(j->op) && !is_half(j->type) && j->row.y == 1 && !j->modifiers->sink;
+}
+static size_t pitch_of(const struct job *j) { return total_of(j) + (is_in_one_piece(j) ? 0 : PAD); }
+static size_t rows_at_once(const struct job *j) {
+    size_t rows = AT_ONCE / total_of(j), least = is_in_one_piece(j) ? 1 : SQUARE;
+    return rows < least ? least : rows < NUMBERS ? rows : NUMBERS;
+}
+
+/* The same rows as numbers of the computed type, to which nothing more is to be done. */
+static struct job plain_job(const struct job *j, fsm_op op) {
+    struct job plain = *j;
+    plain.op = op;
+    plain.type = computed(j->type);
+    plain.modifiers = NULL;
+    plain.row.count = total_of(j);
+    return plain;
+}
+
+/* Scratch: for parts, for half types as they are, for rows. */
+struct room {
+    size_t parts, halves, rows;
+};
+
+static struct room room_of(const struct job *j) {
+    struct job plain = plain_job(j, j->op);
+    size_t elements = rows_at_once(j) * pitch_of(j);
+    return (struct room){is_long(&plain) ? bytes_for_long(&plain) : 0,
+                         is_half(j->type) && !is_in_one_piece(j) ? (elements * 2 + LINE - 1) / LINE * LINE : 0,
+                         is_in_y(j) ? 0 : elements * size_of[plain.type]};
+}
+
+static bool is_run(const struct job *j, size_t rows, ptrdiff_t x_pitch, ptrdiff_t z_pitch) {
+    const fsm_modifiers *m = j->modifiers;
+    ptrdiff_t n = (ptrdiff_t)j->row.count;
+    if (rows < 2 || n > RUN || x_pitch != n || z_pitch != n) return false;
+    if (m->temperature && m->temperature_strides[!j->swapped]) return false;
+    if (m->bias && (m->bias_strides[1] != 1 || m->bias_strides[j->swapped ? 0 : 2] != n)) return false;
+    return !m->where || (m->where_strides[1] == 1 && m->where_strides[j->swapped ? 0 : 2] == n);
+}
+
+static bool is_nothing(const struct job *j, const char *z, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!(value_of(j, at(z, (ptrdiff_t)i, computed(j->type))) == -INFINITY)) return false;
+    return true;
+}
+
+/* Rows from x into z, with their sinks; of which there is something besides -inf. */
+static void prepare_rows(const struct job *j, size_t outer, size_t inner, size_t rows, const char *x, ptrdiff_t x_pitch,
+                         char *z, ptrdiff_t z_pitch, bool *some) {
+    size_t n = j->row.count;
+    if (is_run(j, rows, x_pitch, z_pitch)) {
+        struct source s = source_of(j, x, outer, inner);
+        prepare(j, &s, 0, rows * n, z);
+        for (size_t r = 0; j->modifiers->empty && r < rows; r++)
+            some[r] = !is_nothing(j, at(z, (ptrdiff_t)r * z_pitch, computed(j->type)), n);
+        return;
+    }
+    for (size_t r = 0; r < rows; r++) {
+        struct source s = source_of(j, at(x, (ptrdiff_t)r * x_pitch, j->type), outer, inner + r);
+        char *row = (char *)at(z, (ptrdiff_t)r * z_pitch, computed(j->type));
+        some[r] = prepare(j, &s, 0, n, row);
+        const void *sink = number_of(j, j->modifiers->sink, j->modifiers->sink_strides, outer, inner + r);
+        if (!sink) continue;
+        copy(computed(j->type), sink, 0, 0, (char *)at(row, (ptrdiff_t)n, computed(j->type)), 0, 0, 1, 1);
+        some[r] |= !(value_of(j, sink) == -INFINITY);
+    }
+}
+
+static void run_plain(const struct job *plain, const char *z, ptrdiff_t z_pitch, char *y, ptrdiff_t y_pitch,
+                      size_t rows, char *beside) {
+    if (!is_long(plain)) {
+        plain->kernels->rows(plain->op, z, z_pitch, y, y_pitch, rows, plain->row.count);
+        return;
+    }
+    for (size_t r = 0; r < rows; r++) {
+        const char *row = at(z, (ptrdiff_t)r * z_pitch, plain->type);
+        run_long(plain, 0, 0, row, (char *)at(y, (ptrdiff_t)r * y_pitch, plain->type), beside, 1);
+    }
+}
+
+/* Results from z to y, if they are not there. */
+static void deliver_rows(const struct job *j, char *z, ptrdiff_t z_pitch, char *halves, char *y, size_t rows) {
+    size_t n = j->row.count;
+    ptrdiff_t pitch = j->row.y == 1 ? j->inner.y : z_pitch;
+    if (is_half(j->type)) {
+        char *to = j->row.y == 1 ? y : halves;
+        narrow_rows(j, (float *)(void *)z, z_pitch, to, pitch, rows, n);
+        z = to, z_pitch = pitch;
+    }
+    if (z == y) return;
+    if (j->row.y != 1)
+        copy(j->type, z, 1, z_pitch, y, j->row.y, j->inner.y, n, rows);
+    else
+        for (size_t r = 0; r < rows; r++)
+            copy(j->type, at(z, (ptrdiff_t)r * z_pitch, j->type), 0, 1, (char *)at(y, (ptrdiff_t)r * pitch, j->type), 0,
+                 1, 1, n);
+}
+
+static void run_modified_rows(const struct job *j, size_t outer, size_t inner, size_t rows, char *scratch) {
+    const fsm_modifiers *m = j->modifiers;
+    struct room room = room_of(j);
+    bool half = is_half(j->type), one = fsm_is_reduction(j->op), some[NUMBERS];
+    float numbers[NUMBERS];
+    char *halves = scratch + room.parts, *y = y_row(j, outer, inner), *z = is_in_y(j) ? y : halves + room.halves;
+    ptrdiff_t pitch = (ptrdiff_t)pitch_of(j), z_pitch = is_in_y(j) ? j->inner.y : pitch, x_pitch = j->inner.x;
+    const char *x = x_row(j, outer, inner);
+    if (j->row.x != 1) {
+        char *to = half ? halves : z;
+        copy(j->type, x, x_pitch, j->row.x, to, half ? pitch : z_pitch, 1, rows, j->row.count);
+        x = to, x_pitch = half ? pitch : z_pitch;
+    }
+    prepare_rows(j, outer, inner, rows, x, x_pitch, z, z_pitch, some);
+
+    struct job plain = plain_job(j, j->op);
+    if (m->lse) {
+        struct job lse = plain_job(j, FSM_LOGSUMEXP);
+        run_plain(&lse, z, z_pitch, lse_of(j, outer, inner), m->lse_strides[!j->swapped], rows, scratch);
+    }
+    if (one) {
+        run_plain(&plain, z, z_pitch, half ? (char *)numbers : y, half ? 1 : j->inner.y, rows, scratch);
+        if (half) narrow_rows(j, numbers, 1, y, j->inner.y, rows, 1);
+        return;
+    }
+    run_plain(&plain, z, z_pitch, z, z_pitch, rows, scratch);
+    for (size_t r = 0; m->empty && r < rows; r++)
+        if (!some[r]) fill_empty(j, (char *)at(z, (ptrdiff_t)r * z_pitch, plain.type), j->row.count);
+    deliver_rows(j, z, z_pitch, halves, y, rows);
+}
+
+static void run_task_modified(void *job, size_t index) {
+    struct job *j = job;
+    struct task t = task_of(j, index);
+    size_t mine = take_piece(j), some = rows_at_once(j);
+    for (size_t r = 0; r < t.rows; r += some)
+        run_modified_rows(j, t.outer, t.inner + r, t.rows - r < some ? t.rows - r : some, piece(j, mine));
+    give_back(j, mine);
+}
+
+static fsm_status run_modified(struct job *j, unsigned threads) {
+    if (j->row.count == 1) j->row.x = j->row.y = 1;
+    if (is_in_one_piece(j) && is_long(j) && !j->modifiers->sink) return run_whole_long(j, threads);
+    size_t some = rows_at_once(j), more = CHUNK / (some * total_of(j));
+    group_rows(j, some * (more < 1 ? 1 : more));
+    struct room room = room_of(j);
+    return run_with_scratch(run_task_modified, j, room.parts + room.halves + room.rows, threads);
+}
+
+#endif

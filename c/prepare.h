@@ -1,0 +1,99 @@
+/* From a row as it is given to what the kernels take: the half types as float32, modifiers applied. Included by rows.c alone. */
+#ifndef FSM_PREPARE_H
+#define FSM_PREPARE_H
+
+/* The type that rows are computed in, whatever they are given in. */
+static fsm_type computed(fsm_type type) { return is_half(type) ? FSM_F32 : type; }
+
+/* A row, and what its elements meet on their way; what is not the same for all of it begins at its first element. */
+struct source {
+    const char *x; /* elements next to each other */
+    double temperature;
+    const char *bias;           /* or NULL */
+    const unsigned char *where; /* or NULL */
+};
+
+/* How far something of a row is from that of the first row, given its strides for outer and for inner. */
+static ptrdiff_t distance_of(const struct job *j, ptrdiff_t by_outer, ptrdiff_t by_inner, size_t outer, size_t inner) {
+    return j->swapped ? (ptrdiff_t)inner * by_outer + (ptrdiff_t)outer * by_inner
+                      : (ptrdiff_t)outer * by_outer + (ptrdiff_t)inner * by_inner;
+}
+
+/* The number of a row in an array of the computed type; NULL where there is no array. */
+static void *number_of(const struct job *j, const void *numbers, const ptrdiff_t *strides, size_t outer, size_t inner) {
+    ptrdiff_t i = distance_of(j, strides[0], strides[1], outer, inner);
+    return numbers ? (void *)at(numbers, i, computed(j->type)) : NULL;
+}
+
+static void *lse_of(const struct job *j, size_t outer, size_t inner) {
+    return number_of(j, j->modifiers->lse, j->modifiers->lse_strides, outer, inner);
+}
+
+static double value_of(const struct job *j, const void *number) {
+    return computed(j->type) == FSM_F32 ? (double)*(const float *)number : *(const double *)number;
+}
+
+static struct source source_of(const struct job *j, const void *x, size_t outer, size_t inner) {
+    struct source s = {x, 1, NULL, NULL};
+    const fsm_modifiers *m = j->modifiers;
+    if (!m) return s;
+    const void *t = number_of(j, m->temperature, m->temperature_strides, outer, inner);
+    if (t) s.temperature = value_of(j, t);
+    if (m->bias)
+        s.bias = at(m->bias, distance_of(j, m->bias_strides[0], m->bias_strides[2], outer, inner), m->bias_type);
+    if (m->where) s.where = m->where + distance_of(j, m->where_strides[0], m->where_strides[2], outer, inner);
+    return s;
+}
+
+enum { PIECE = 1024 }; /* elements of bias and where that are brought next to each other at once */
+
+static const void *bias_piece(const struct job *j, const char *from, size_t n, double *to) {
+    fsm_type type = j->modifiers->bias_type;
+    ptrdiff_t step = j->modifiers->bias_strides[1];
+    uint16_t halves[PIECE];
+    void *row = is_half(type) ? (void *)halves : (void *)to;
+    if (step == 1 && !is_half(type)) return from;
+    copy(type, from, 0, step, row, 0, 1, 1, n);
+    if (is_half(type)) j->kernels->widen(type, halves, (float *)(void *)to, n);
+    return to;
+}
+
+static const unsigned char *where_piece(const struct job *j, const unsigned char *from, size_t n, unsigned char *to) {
+    ptrdiff_t step = j->modifiers->where_strides[1];
+    if (step == 1) return from;
+    for (size_t i = 0; i < n; i++) to[i] = from[(ptrdiff_t)i * step];
+    return to;
+}
+
+/* n elements from `first` on, as the kernels take them. Whether any is not -inf, where there are modifiers. */
+static bool prepare(const struct job *j, const struct source *s, size_t first, size_t n, void *z) {
+    const void *x = at(s->x, (ptrdiff_t)first, j->type);
+    if (is_half(j->type)) {
+        j->kernels->widen(j->type, x, z, n);
+        x = z;
+    }
+    const fsm_modifiers *m = j->modifiers;
+    if (!m) return true;
+    bool whole = (!m->bias || (m->bias_strides[1] == 1 && !is_half(m->bias_type))) &&
+                 (!m->where || m->where_strides[1] == 1),
+         any = false;
+    double bias[PIECE];
+    unsigned char where[PIECE];
+    for (size_t i = 0, k = whole ? n : PIECE; i < n; i += k) {
+        k = n - i < k ? n - i : k;
+        ptrdiff_t place = (ptrdiff_t)(first + i);
+        struct fsm_modify how = {s->temperature, m->softcap, NULL, NULL};
+        if (m->bias) how.bias = bias_piece(j, at(s->bias, place * m->bias_strides[1], m->bias_type), k, bias);
+        if (m->where) how.where = where_piece(j, s->where + place * m->where_strides[1], k, where);
+        ptrdiff_t here = (ptrdiff_t)i;
+        any |= j->kernels->modify(&how, at(x, here, computed(j->type)), (char *)at(z, here, computed(j->type)), k);
+    }
+    return any;
+}
+
+/* What a row of nothing but -inf becomes. */
+static void fill_empty(const struct job *j, void *z, size_t n) {
+    copy(computed(j->type), j->modifiers->empty, 0, 0, z, 0, 1, 1, n);
+}
+
+#endif

@@ -1,0 +1,217 @@
+"""softmax and its like of rows that are scaled, capped, biased or masked first: what is asked for, checked and run."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _backends
+from ._arrays import (
+    Array,
+    DTypeArg,
+    as_array,
+    check_out,
+    convert,
+    deliver,
+    normalize_axes,
+    overlap,
+    reduced_shapes,
+    result_dtype,
+    same_memory,
+)
+from ._backends import Modifiers, work_dtype
+from ._calls import choose, execute, modifiers_that_are_arrays
+from ._config import resolve
+
+EMPTY = ("nan", "zero", "uniform")
+
+
+class Asked(NamedTuple):
+    """The arguments that modify rows, as the caller gave them."""
+
+    where: ArrayLike | None
+    temperature: ArrayLike
+    bias: ArrayLike | None
+    softcap: float | None
+    sink: ArrayLike | None
+    empty: str | None = None
+    return_lse: bool = False
+
+
+def modified_rows(
+    op: str,
+    x: ArrayLike,
+    name: str,
+    asked: Asked,
+    axis: Any,
+    dtype: DTypeArg,
+    out: Array | None,
+    backend: str | None,
+    keepdims: bool = False,
+) -> Any:
+    """The result of a row map, or of a reduction; with it logsumexp, if that was asked for."""
+    x = as_array(x, name)
+    result, axes = result_dtype(x.dtype, dtype, name), normalize_axes(axis, x.ndim)
+    if backend is not None:
+        backend = resolve(backend)
+    reduces = op in _backends.ROW_REDUCTIONS
+    kept, shape = reduced_shapes(x.shape, axes, keepdims)
+    target = None if out is None else check_out(out, shape if reduces else x.shape, result)
+    choice = choose(op, x, result, axes, backend)
+    modifiers = _check(op, x, asked, axes, kept, choice.dtype)
+    lse = np.empty(kept, work_dtype(result)) if asked.return_lse else None
+    modifiers = modifiers._replace(lse=lse)
+    if x.size == 0:
+        y = _of_nothing(kept if reduces else x.shape, result, modifiers)
+        if lse is not None:
+            lse[...] = _of_nothing(kept, lse.dtype, modifiers)
+    else:
+        given = convert(convert(x, result), choice.dtype)
+        y = _output(x, given, target, kept if reduces else x.shape, reduces)
+        if given is x and not (not reduces and same_memory(x, y)) and overlap(x, y):
+            given = x.copy()
+        modifiers = _apart(modifiers, y)
+        execute(choice, given, y, axes, modifiers)
+    delivered = deliver(y.reshape(shape) if reduces else y, result, target, out)
+    value = delivered[()] if out is None and reduces else delivered
+    if lse is None:
+        return value
+    return value, lse.reshape(tuple(length for i, length in enumerate(x.shape) if i not in axes))[()]
+
+
+def applied(a: Array, asked: Asked, dtype: DTypeArg) -> Array:
+    """A new array of what is to be summed, for sums that no kernel computes: with weights, or of complex numbers."""
+    for name in ("softcap", "sink"):
+        if getattr(asked, name) is not None:
+            raise ValueError(f"{name}: not with b or complex a")
+    result = result_dtype(a.dtype, dtype, "a", complex_too=True)
+    temperature = _numbers(asked.temperature, "temperature", np.empty(0, work_dtype(result)).real.dtype)
+    _check_positive(temperature, asked.temperature)
+    z = convert(a, work_dtype(result)) / _broadcast(temperature, "temperature", a.shape)
+    if asked.bias is not None:
+        z += _broadcast(as_array(asked.bias, "bias"), "bias", a.shape)
+    if asked.where is not None:
+        z[~_broadcast(_mask(asked.where), "where", a.shape)] = -np.inf
+    return z
+
+
+def _output(x: Array, given: Array, target: Array | None, shape: tuple[int, ...], reduces: bool) -> Array:
+    """Where the backend writes to: the caller's array, if it can; a new one; or what x was converted to."""
+    if target is not None and target.dtype == given.dtype and target.flags.aligned:
+        return target.reshape(shape)
+    return np.empty(shape, given.dtype) if reduces or given is x else given
+
+
+def _of_nothing(shape: tuple[int, ...], dtype: np.dtype[Any], modifiers: Modifiers) -> Array:
+    y = np.full(shape, -np.inf, dtype)
+    if y.size and modifiers.sink is not None:
+        y[...] = modifiers.sink
+    return y
+
+
+def _apart(modifiers: Modifiers, y: Array) -> Modifiers:
+    """With copies of what may share memory with y."""
+    given = modifiers_that_are_arrays(modifiers)
+    given.pop("lse", None)
+    return modifiers._replace(**{name: a.copy() for name, a in given.items() if overlap(a, y)})
+
+
+# ---- what was asked for ----
+
+
+def _check(
+    op: str, x: Array, asked: Asked, axes: tuple[int, ...], kept: tuple[int, ...], taken: np.dtype[Any]
+) -> Modifiers:
+    """The modifiers for a backend that is given x as `taken`: arrays are broadcast to x, or to one number a row."""
+    work = work_dtype(taken)
+    temperature = _numbers(asked.temperature, "temperature", work)
+    _check_positive(temperature, asked.temperature)
+    where = bias = sink = None
+    if asked.where is not None:
+        where = _broadcast(_mask(asked.where), "where", x.shape)
+    if asked.bias is not None:
+        bias = as_array(asked.bias, "bias")
+        own = result_dtype(bias.dtype, None, "bias")
+        bias = _broadcast(convert(bias, taken if own == taken else work), "bias", x.shape)
+    if asked.sink is not None:
+        sink = _broadcast_rows(_numbers(asked.sink, "sink", work), "sink", x.shape, axes, kept)
+    if asked.empty is not None and asked.empty not in EMPTY:
+        raise ValueError(f"empty: one of {', '.join(EMPTY)} expected, not {asked.empty!r}")
+    empty = asked.empty or ("nan" if where is None else "zero")
+    one = temperature.ndim == 0 and temperature == 1
+    n = math.prod(x.shape[i] for i in axes)
+    return Modifiers(
+        temperature=None if one else _broadcast_rows(temperature, "temperature", x.shape, axes, kept),
+        softcap=_check_softcap(asked.softcap, work),
+        bias=bias,
+        where=where,
+        sink=sink,
+        empty=None if empty == "nan" else _value_of_empty(op, empty == "uniform", n),
+    )
+
+
+def _numbers(values: Any, name: str, dtype: np.dtype[Any]) -> Array:
+    array = as_array(values, name)
+    if array.dtype.kind == "b":
+        raise TypeError(f"{name}: real numbers expected, not bool")
+    result_dtype(array.dtype, None, name)
+    return convert(array, dtype)
+
+
+def _mask(given: ArrayLike) -> Array:
+    where = as_array(given, "where")
+    if where.dtype != np.bool_:
+        raise TypeError(f"where: an array of bool expected (True: keep), not of {where.dtype}")
+    return where
+
+
+def _check_positive(temperature: Array, given: Any) -> None:
+    wrong = ~((temperature > 0) & np.isfinite(temperature))
+    if not wrong.any():
+        return
+    given = np.asarray(given)
+    place = tuple(int(i) for i in np.argwhere(wrong)[0])
+    at = f" at {place}" if place else ""
+    raise ValueError(f"temperature: finite numbers above 0 (in {temperature.dtype}) expected, not {given[place]}{at}")
+
+
+def _check_softcap(softcap: Any, work: np.dtype[Any]) -> float:
+    if softcap is None:
+        return 0.0
+    if isinstance(softcap, (bool, np.bool_)) or not isinstance(softcap, numbers.Real):
+        raise TypeError(f"softcap: a real number or None expected, not {softcap!r}")
+    with np.errstate(all="ignore"):
+        value = work.type(softcap)
+    if not 0 < value < np.inf:
+        raise ValueError(f"softcap: a finite number above 0 (in {work}) expected, not {softcap}")
+    return float(value)
+
+
+def _value_of_empty(op: str, uniform: bool, n: int) -> float:
+    if op == "log_softmax":
+        return -math.log(n) if uniform and n else -math.inf
+    return 1 / n if uniform and n else 0.0
+
+
+def _broadcast(array: Array, name: str, shape: tuple[int, ...]) -> Array:
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"{name}: shape {array.shape} does not broadcast to that of x, {shape}") from None
+
+
+def _broadcast_rows(
+    array: Array, name: str, shape: tuple[int, ...], axes: tuple[int, ...], kept: tuple[int, ...]
+) -> Array:
+    """One number a row: broadcast to x with length 1 along its axes."""
+    try:
+        return np.broadcast_to(array, kept)
+    except ValueError:
+        raise ValueError(
+            f"{name}: shape {array.shape} does not broadcast to one number a row, {kept}: "
+            f"x has shape {shape}, and its rows lie along {axes}"
+        ) from None
