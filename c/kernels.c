@@ -31,7 +31,8 @@
  * back for some ops. */
 enum { SHORT_MAPS = 24, SHORT_REDUCTIONS = 48 };
 
-static void all_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n) {
+static void all_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n,
+                     const T *max) {
     T tile[(SHORT_REDUCTIONS + W) * BATCH];
     size_t side_by_side = fsm_is_map(op) ? SHORT_MAPS : SHORT_REDUCTIONS;
     double log_n = op == FSM_LOGMEANEXP ? log_of_count(n) : 0;
@@ -41,16 +42,17 @@ static void all_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y
         if (n <= side_by_side && batch > 4)
             tilewise(op, x, (struct layout){x_pitch, 1}, y, (struct layout){y_pitch, 1}, batch, n, log_n, tile);
         else
-            rowwise(op, x, x_pitch, y, y_pitch, batch, n, log_n);
+            rowwise(op, x, x_pitch, y, y_pitch, batch, n, log_n, max);
+        if (max) max += batch;
     }
 }
 
 static void kernel_rows(fsm_op op, const void *vx, ptrdiff_t x_pitch, void *vy, ptrdiff_t y_pitch, size_t rows,
-                        size_t n) {
+                        size_t n, const void *max) {
     const T *x = vx;
     T *y = vy;
     if (fsm_is_blockwise(op)) {
-        all_rows(op, x, x_pitch, y, y_pitch, rows, n);
+        all_rows(op, x, x_pitch, y, y_pitch, rows, n, max);
         return;
     }
     for (; rows--; x += x_pitch, y += y_pitch)

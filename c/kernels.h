@@ -50,8 +50,9 @@ struct fsm_modify {
 
 struct fsm_kernels {
     /* Whole rows of at most FSM_BLOCK elements; logcumsumexp and element by element: of any length. A row's elements are
-     * next to each other, rows are a pitch apart (in elements). */
-    void (*rows)(fsm_op op, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch, size_t rows, size_t n);
+     * next to each other, rows are a pitch apart (in elements). max: the rows' maxima, NaN dropped, if they are known, or NULL. */
+    void (*rows)(fsm_op op, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch, size_t rows, size_t n,
+                 const void *max);
 
     /* Whole rows of at most FSM_BLOCK elements for softmax, log_softmax, logsumexp and logmeanexp, at any distances: from
      * one row to the next, and from one element to the next. tile is scratch, FSM_TILE(n) elements. */
@@ -62,14 +63,15 @@ struct fsm_kernels {
      * number a row writes it to y; finish for each. Without y, part stores no terms, and finish is asked to compute them
      * again. It can write past the cache, for rows that would not stay there; part can read x once instead of twice, which
      * pays for them. */
-    void (*part)(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n, bool once);
+    void (*part)(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n, bool once, const void *max);
     void (*join)(fsm_op op, struct fsm_part *parts, size_t count, size_t n, void *y);
     void (*finish)(fsm_op op, const struct fsm_part *part, const void *x, void *y, size_t n, bool again, bool past);
     /* float32 only: n elements of a half type as float32, and rounded to nearest (to even) back. */
     void (*widen)(fsm_type type, const void *x, float *to, size_t n);
     void (*narrow)(fsm_type type, const float *x, void *y, size_t n);
-    /* n elements on their way to the others, see fsm_modifiers; z may be x. Whether any is not -inf. */
-    bool (*modify)(const struct fsm_modify *how, const void *x, void *z, size_t n);
+    /* n elements on their way to the others, see fsm_modifiers; z may be x. Whether any is not -inf; max becomes the largest, if
+     * that is larger, NaN dropped. */
+    bool (*modify)(const struct fsm_modify *how, const void *x, void *z, size_t n, void *max);
     bool streams; /* finish can write past the cache */
 };
 

@@ -41,8 +41,11 @@ static void run_prepared_part(void *row, size_t i) {
     double tile[FSM_BLOCK];
     char *z = terms_of_part(r, i, tile);
     size_t n = elements_of(r, i);
-    if (prepare(r->job, &r->source, i * FSM_BLOCK, n, z)) atomic_store_explicit(&r->some, true, memory_order_relaxed);
-    r->job->kernels->part(r->job->op, &r->parts[i], z, r->terms ? z : NULL, n, false);
+    double number;
+    void *max = least(r->job, &number, 0);
+    if (prepare(r->job, &r->source, i * FSM_BLOCK, n, z, max))
+        atomic_store_explicit(&r->some, true, memory_order_relaxed);
+    r->job->kernels->part(r->job->op, &r->parts[i], z, r->terms ? z : NULL, n, false, r->job->modifiers ? max : NULL);
 }
 static void run_prepared_finish(void *row, size_t i) {
     struct long_row *r = row;
@@ -53,7 +56,8 @@ static void run_prepared_finish(void *row, size_t i) {
     if (j->modifiers && j->modifiers->empty && !r->some) {
         fill_empty(j, z, n);
     } else {
-        if (!r->terms) prepare(j, &r->source, i * FSM_BLOCK, n, z);
+        double max;
+        if (!r->terms) prepare(j, &r->source, i * FSM_BLOCK, n, z, &max);
         j->kernels->finish(j->op, &r->parts[i], z, z, n, !r->terms, false);
     }
     if (is_half(j->type)) j->kernels->narrow(j->type, (float *)(void *)z, r->y + bytes_before(j->type, i), n);
@@ -66,7 +70,7 @@ static void run_part(void *row, size_t i) {
     const struct job *j = r->job;
     size_t bytes = bytes_before(j->type, i);
     void *y = j->again || fsm_is_reduction(j->op) ? NULL : r->y + bytes;
-    j->kernels->part(j->op, &r->parts[i], r->source.x + bytes, y, elements_of(r, i), j->once);
+    j->kernels->part(j->op, &r->parts[i], r->source.x + bytes, y, elements_of(r, i), j->once, NULL);
 }
 static void run_finish(void *row, size_t i) {
     struct long_row *r = row;

@@ -33,17 +33,21 @@ static struct job plain_job(const struct job *j, fsm_op op) {
     return plain;
 }
 
-/* Scratch: for parts, for half types as they are, for rows. */
-struct room {
-    size_t parts, halves, rows;
+/* What all tasks of a job go by: the same rows once they are prepared; and where in a thread's scratch what begins. Parts come
+ * first, then half types as they are, then rows. */
+struct plan {
+    const struct job *job;
+    struct job plain, lse;
+    size_t halves, rows, bytes;
 };
 
-static struct room room_of(const struct job *j) {
-    struct job plain = plain_job(j, j->op);
+static struct plan plan_of(const struct job *j) {
+    struct plan p = {j, plain_job(j, j->op), plain_job(j, FSM_LOGSUMEXP), 0, 0, 0};
     size_t elements = rows_at_once(j) * pitch_of(j);
-    return (struct room){is_long(&plain) ? bytes_for_long(&plain) : 0,
-                         is_half(j->type) && !is_in_one_piece(j) ? (elements * 2 + LINE - 1) / LINE * LINE : 0,
-                         is_in_y(j) ? 0 : elements * size_of[plain.type]};
+    p.halves = is_long(&p.plain) ? bytes_for_long(&p.plain) : 0;
+    p.rows = p.halves + (is_half(j->type) && !is_in_one_piece(j) ? (elements * 2 + LINE - 1) / LINE * LINE : 0);
+    p.bytes = p.rows + (is_in_y(j) ? 0 : elements * size_of[p.plain.type]);
+    return p;
 }
 
 static bool is_run(const struct job *j, size_t rows, ptrdiff_t x_pitch, ptrdiff_t z_pitch) {
@@ -61,32 +65,37 @@ static bool is_nothing(const struct job *j, const char *z, size_t n) {
     return true;
 }
 
-/* Rows from x into z, with their sinks; of which there is something besides -inf. */
-static void prepare_rows(const struct job *j, size_t outer, size_t inner, size_t rows, const char *x, ptrdiff_t x_pitch,
-                         char *z, ptrdiff_t z_pitch, bool *some) {
+/* Rows from x into z, with their sinks; in which there is something besides -inf; and if the result is true, their maxima, of
+ * the computed type. */
+static bool prepare_rows(const struct job *j, size_t outer, size_t inner, size_t rows, const char *x, ptrdiff_t x_pitch,
+                         char *z, ptrdiff_t z_pitch, bool *some, double *max) {
     size_t n = j->row.count;
     if (is_run(j, rows, x_pitch, z_pitch)) {
         struct source s = source_of(j, x, outer, inner);
-        prepare(j, &s, 0, rows * n, z);
+        double max;
+        prepare(j, &s, 0, rows * n, z, &max);
         for (size_t r = 0; j->modifiers->empty && r < rows; r++)
             some[r] = !is_nothing(j, at(z, (ptrdiff_t)r * z_pitch, computed(j->type)), n);
-        return;
+        return false;
     }
     for (size_t r = 0; r < rows; r++) {
         struct source s = source_of(j, at(x, (ptrdiff_t)r * x_pitch, j->type), outer, inner + r);
         char *row = (char *)at(z, (ptrdiff_t)r * z_pitch, computed(j->type));
-        some[r] = prepare(j, &s, 0, n, row);
+        void *most = least(j, max, r);
+        some[r] = prepare(j, &s, 0, n, row, most);
         const void *sink = number_of(j, j->modifiers->sink, j->modifiers->sink_strides, outer, inner + r);
         if (!sink) continue;
         copy(computed(j->type), sink, 0, 0, (char *)at(row, (ptrdiff_t)n, computed(j->type)), 0, 0, 1, 1);
         some[r] |= !(value_of(j, sink) == -INFINITY);
+        if (value_of(j, sink) > value_of(j, most)) copy(computed(j->type), sink, 0, 0, most, 0, 0, 1, 1);
     }
+    return true;
 }
 
 static void run_plain(const struct job *plain, const char *z, ptrdiff_t z_pitch, char *y, ptrdiff_t y_pitch,
-                      size_t rows, char *beside) {
+                      size_t rows, const void *max, char *beside) {
     if (!is_long(plain)) {
-        plain->kernels->rows(plain->op, z, z_pitch, y, y_pitch, rows, plain->row.count);
+        plain->kernels->rows(plain->op, z, z_pitch, y, y_pitch, rows, plain->row.count, max);
         return;
     }
     for (size_t r = 0; r < rows; r++) {
@@ -113,12 +122,13 @@ static void deliver_rows(const struct job *j, char *z, ptrdiff_t z_pitch, char *
                  1, 1, n);
 }
 
-static void run_modified_rows(const struct job *j, size_t outer, size_t inner, size_t rows, char *scratch) {
+static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, size_t rows, char *scratch) {
+    const struct job *j = p->job;
     const fsm_modifiers *m = j->modifiers;
-    struct room room = room_of(j);
-    bool half = is_half(j->type), one = fsm_is_reduction(j->op), some[NUMBERS];
+    bool half = is_half(j->type), some[NUMBERS];
     float numbers[NUMBERS];
-    char *halves = scratch + room.parts, *y = y_row(j, outer, inner), *z = is_in_y(j) ? y : halves + room.halves;
+    double max[NUMBERS];
+    char *halves = scratch + p->halves, *y = y_row(j, outer, inner), *z = is_in_y(j) ? y : scratch + p->rows;
     ptrdiff_t pitch = (ptrdiff_t)pitch_of(j), z_pitch = is_in_y(j) ? j->inner.y : pitch, x_pitch = j->inner.x;
     const char *x = x_row(j, outer, inner);
     if (j->row.x != 1) {
@@ -126,30 +136,27 @@ static void run_modified_rows(const struct job *j, size_t outer, size_t inner, s
         copy(j->type, x, x_pitch, j->row.x, to, half ? pitch : z_pitch, 1, rows, j->row.count);
         x = to, x_pitch = half ? pitch : z_pitch;
     }
-    prepare_rows(j, outer, inner, rows, x, x_pitch, z, z_pitch, some);
-
-    struct job plain = plain_job(j, j->op);
-    if (m->lse) {
-        struct job lse = plain_job(j, FSM_LOGSUMEXP);
-        run_plain(&lse, z, z_pitch, lse_of(j, outer, inner), m->lse_strides[!j->swapped], rows, scratch);
-    }
-    if (one) {
-        run_plain(&plain, z, z_pitch, half ? (char *)numbers : y, half ? 1 : j->inner.y, rows, scratch);
+    const void *known = prepare_rows(j, outer, inner, rows, x, x_pitch, z, z_pitch, some, max) ? max : NULL;
+    if (m->lse)
+        run_plain(&p->lse, z, z_pitch, lse_of(j, outer, inner), m->lse_strides[!j->swapped], rows, known, scratch);
+    if (fsm_is_reduction(j->op)) {
+        run_plain(&p->plain, z, z_pitch, half ? (char *)numbers : y, half ? 1 : j->inner.y, rows, known, scratch);
         if (half) narrow_rows(j, numbers, 1, y, j->inner.y, rows, 1);
         return;
     }
-    run_plain(&plain, z, z_pitch, z, z_pitch, rows, scratch);
+    run_plain(&p->plain, z, z_pitch, z, z_pitch, rows, known, scratch);
     for (size_t r = 0; m->empty && r < rows; r++)
-        if (!some[r]) fill_empty(j, (char *)at(z, (ptrdiff_t)r * z_pitch, plain.type), j->row.count);
+        if (!some[r]) fill_empty(j, (char *)at(z, (ptrdiff_t)r * z_pitch, computed(j->type)), j->row.count);
     deliver_rows(j, z, z_pitch, halves, y, rows);
 }
 
 static void run_task_modified(void *job, size_t index) {
     struct job *j = job;
+    struct plan p = plan_of(j);
     struct task t = task_of(j, index);
     size_t mine = take_piece(j), some = rows_at_once(j);
     for (size_t r = 0; r < t.rows; r += some)
-        run_modified_rows(j, t.outer, t.inner + r, t.rows - r < some ? t.rows - r : some, piece(j, mine));
+        run_modified_rows(&p, t.outer, t.inner + r, t.rows - r < some ? t.rows - r : some, piece(j, mine));
     give_back(j, mine);
 }
 
@@ -158,8 +165,7 @@ static fsm_status run_modified(struct job *j, unsigned threads) {
     if (is_in_one_piece(j) && is_long(j) && !j->modifiers->sink) return run_whole_long(j, threads);
     size_t some = rows_at_once(j), more = CHUNK / (some * total_of(j));
     group_rows(j, some * (more < 1 ? 1 : more));
-    struct room room = room_of(j);
-    return run_with_scratch(run_task_modified, j, room.parts + room.halves + room.rows, threads);
+    return run_with_scratch(run_task_modified, j, plan_of(j).bytes, threads);
 }
 
 #endif

@@ -23,17 +23,18 @@ struct exp_pair EXP_PAIR(FSM_ISA)(double t) {
 }
 #endif
 
-static void sum_part(fsm_op op, struct batch *b, const T *x, T *y, size_t n, bool once) {
-    if (once && op == FSM_SOFTMAX && sum_once(y ? STORE_AND_FIND_MAX : ADD_AND_FIND_MAX, b, 0, x, y, n)) return;
-    b->max[0] = row_max(x, n);
+static void sum_part(fsm_op op, struct batch *b, const T *x, T *y, size_t n, bool once, const T *max) {
+    if (once && !max && op == FSM_SOFTMAX && sum_once(y ? STORE_AND_FIND_MAX : ADD_AND_FIND_MAX, b, 0, x, y, n)) return;
+    b->max[0] = max ? *max : row_max(x, n);
     open_rows(b, 1);
     if (!(b->max[0] > -(T)INFINITY)) b->shift[0] = 0; /* nothing, or NaN */
     sum_row(op != FSM_SOFTMAX ? SKIP_MAX : y ? STORE : ADD, b, 0, x, y, n);
 }
 
-static void kernel_part(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n, bool once) {
+static void kernel_part(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n, bool once,
+                        const void *max) {
     struct batch b;
-    sum_part(op, &b, x, y, n, once);
+    sum_part(op, &b, x, y, n, once, max);
     *part = (struct fsm_part){.max = (double)b.max[0], .shift = (double)b.shift[0], .base = (double)b.base[0]};
     part->sum = (struct fsm_sum){b.sum[0], b.low[0], b.count[0]};
 }

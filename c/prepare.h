@@ -65,8 +65,9 @@ static const unsigned char *where_piece(const struct job *j, const unsigned char
     return to;
 }
 
-/* n elements from `first` on, as the kernels take them. Whether any is not -inf, where there are modifiers. */
-static bool prepare(const struct job *j, const struct source *s, size_t first, size_t n, void *z) {
+/* n elements from `first` on, as the kernels take them. With modifiers also: whether any is not -inf; and max, of the computed
+ * type, becomes the largest of them, if that is larger. */
+static bool prepare(const struct job *j, const struct source *s, size_t first, size_t n, void *z, void *max) {
     const void *x = at(s->x, (ptrdiff_t)first, j->type);
     if (is_half(j->type)) {
         j->kernels->widen(j->type, x, z, n);
@@ -86,9 +87,18 @@ static bool prepare(const struct job *j, const struct source *s, size_t first, s
         if (m->bias) how.bias = bias_piece(j, at(s->bias, place * m->bias_strides[1], m->bias_type), k, bias);
         if (m->where) how.where = where_piece(j, s->where + place * m->where_strides[1], k, where);
         ptrdiff_t here = (ptrdiff_t)i;
-        any |= j->kernels->modify(&how, at(x, here, computed(j->type)), (char *)at(z, here, computed(j->type)), k);
+        any |= j->kernels->modify(&how, at(x, here, computed(j->type)), (char *)at(z, here, computed(j->type)), k, max);
     }
     return any;
+}
+
+/* The largest of no numbers, in place i of an array of the computed type. */
+static void *least(const struct job *j, double *numbers, size_t i) {
+    static const float f32 = -INFINITY;
+    static const double f64 = -INFINITY;
+    char *place = (char *)at(numbers, (ptrdiff_t)i, computed(j->type));
+    copy(computed(j->type), computed(j->type) == FSM_F64 ? (const void *)&f64 : &f32, 0, 0, place, 0, 0, 1, 1);
+    return place;
 }
 
 /* What a row of nothing but -inf becomes. */

@@ -252,13 +252,13 @@ static void sum_rows_once(struct batch *b, const T *x, ptrdiff_t x_pitch, T *y, 
 }
 
 static void rowwise(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n,
-                    double log_n) {
+                    double log_n, const T *max) {
     struct batch b;
     clear(&b);
-    if (FSM_DOUBLE && op == FSM_SOFTMAX && n >= LEAST) { /* 1.05 to 1.15 times as fast; float32 0.95 to 1.03 */
+    if (FSM_DOUBLE && op == FSM_SOFTMAX && n >= LEAST && !max) { /* 1.05 to 1.15 times as fast; float32 0.95 to 1.03 */
         sum_rows_once(&b, x, x_pitch, y, y_pitch, rows, n);
     } else {
-        for (size_t i = 0; i < rows; i++) b.max[i] = row_max(X(i), n);
+        for (size_t i = 0; i < rows; i++) b.max[i] = max ? max[i] : row_max(X(i), n);
         rows == 1 ? open_rows(&b, LANES) : open_rows(&b, BATCH);
         for (size_t i = 0; i < rows; i++)
             sum_row(op == FSM_SOFTMAX       ? STORE

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.exceptions import AxisError, TooHardError
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
@@ -130,44 +130,49 @@ def overlap(x: Array, y: Array) -> bool:
 
 
 def row_views(arrays: Sequence[Array], axes: tuple[int, ...]) -> Iterator[list[Array]] | None:
-    """Arrays of one shape, or with length 1 along the axes of a row, seen as (outer, n, inner). None if that cannot be.
+    """The first array, and others that broadcast to it, seen as (outer, n, inner). None if that cannot be.
 
-    Batch dimensions that do not merge for all of them, but for the two longest, are gone through: a list of views each.
+    Dimensions around these, where batch dimensions do not merge for all arrays, are gone through: a list of views each.
     """
-    shape = arrays[0].shape
-    steps = [(length, *(0 if a.shape[i] == 1 else a.strides[i] for a in arrays)) for i, length in enumerate(shape)]
-    if any(step % a.itemsize for _, *strides in steps for step, a in zip(strides, arrays, strict=True)):
+    shape, last = arrays[0].shape, len(arrays[0].shape) - 1
+    if axes == (last,) and all(
+        a.flags.c_contiguous and (a.shape[:-1] == shape[:-1] or a.size == a.shape[-1]) for a in arrays
+    ):  # what is usual, in an eighth of the time
+        return iter([[a.reshape(-1, a.shape[-1], 1) for a in arrays]])
+    strides = [[0 if length == 1 else step for length, step in zip(a.shape, a.strides, strict=True)] for a in arrays]
+    if any(step % a.itemsize for a, steps in zip(arrays, strides, strict=True) for step in steps):
         return None
-    batch = [step for i, step in enumerate(steps) if i not in axes]
-    batch = merge(sorted(batch, key=lambda step: [-abs(stride) for stride in step[1:]]))
-    one = (1, *(0 for _ in arrays))
-    row = merge([steps[i] for i in axes]) or [one]
+    row = merge(axes, shape, strides)
     if len(row) > 1:
         return None
-    longest = sorted(sorted(range(len(batch)), key=lambda i: -batch[i][0])[:2])
-    around = [step for i, step in enumerate(batch) if i not in longest]
-    outer, inner = (*(batch[i] for i in longest), one, one)[:2]
-    if len(longest) == 1 and abs(outer[1]) < abs(row[0][1]):
-        outer, inner = one, outer  # rows lie side by side
-    views = []
-    for k, a in enumerate(arrays):
-        lengths, *strides = zip(*around, outer, row[0], inner, strict=True)
-        if a.shape != shape:
-            lengths = (*lengths[:-2], 1, lengths[-1])
-        views.append(as_strided(a, lengths, strides[k], writeable=a.flags.writeable))
-    return ([view[place] for view in views] for place in np.ndindex(views[0].shape[:-3]))
+    rest = (i for i in range(len(shape)) if i not in axes)
+    batch = merge(sorted(rest, key=lambda i: [-abs(steps[i]) for steps in strides]), shape, strides)
+    longest = sorted(sorted(range(len(batch)), key=lambda k: -math.prod(shape[i] for i in batch[k]))[:2])
+    outer, inner = (*(batch[k] for k in longest), [], [])[:2]
+    if len(longest) == 1 and row and abs(strides[0][outer[-1]]) < abs(strides[0][row[0][-1]]):
+        outer, inner = inner, outer  # rows lie side by side
+    around = [group for k, group in enumerate(batch) if k not in longest]
+    groups = [*around, outer, row[0] if row else [], inner]
+    order = [i for group in groups for i in group]
+    order = [*(i for i in range(len(shape)) if i not in order), *order]  # those of length 1 first
+    views = [a.transpose(order).reshape([math.prod(a.shape[i] for i in group) for group in groups]) for a in arrays]
+    if not around:
+        return iter([views])
+    places = np.ndindex(*views[0].shape[:-3])
+    return ([view[tuple(map(min, place, (n - 1 for n in view.shape)))] for view in views] for place in places)
 
 
-def merge(steps: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Neighbouring (length, stride of each array) that step through all arrays as one become one."""
-    merged: list[tuple[int, ...]] = []
-    for length, *strides in steps:
-        if length == 1:
+def merge(dims: Iterable[int], shape: tuple[int, ...], strides: list[list[int]]) -> list[list[int]]:
+    """Groups of neighbouring dimensions that all arrays step through as through one; those of length 1 are left out."""
+    groups: list[list[int]] = []
+    for i in dims:
+        if shape[i] == 1:
             continue
-        if merged and merged[-1][1:] == tuple(stride * length for stride in strides):
-            length *= merged.pop()[0]
-        merged.append((length, *strides))
-    return merged
+        if groups and all(steps[groups[-1][-1]] == steps[i] * shape[i] for steps in strides):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
 
 
 def rows_last(x: Array, axes: tuple[int, ...]) -> Array:

@@ -33,7 +33,6 @@ from ._arrays import (
 from ._backends import Modifiers, work_dtype
 from ._config import get_num_threads, resolve
 
-OF_ELEMENTS = ("bias", "where")  # modifiers that have a number for each element; others have one a row
 EXACT = 1 << 53  # integers up to here are exact in float64
 SHIFTED = ("softmax", "log_softmax", *_backends.ROW_REDUCTIONS)  # what can be had from differences within a row
 WIDER: dict[np.dtype[Any], np.dtype[Any]] = {FLOAT32: FLOAT64, FLOAT64: np.dtype(np.longdouble)}
@@ -169,7 +168,7 @@ def execute(
         outer, n, inner = (math.prod(lengths) for lengths in (x.shape[:first], x.shape[first:last], x.shape[last:]))
         run(op, x, y, outer, n, inner, choice.threads)
         return
-    given = modifiers_that_are_arrays(modifiers)
+    given = arrays_of(modifiers)
     arrays = [x, y, *given.values()]
     views = row_views(arrays, axes)
     if views is None and op in _backends.ELEMENT_MAPS:
@@ -179,10 +178,8 @@ def execute(
         return
     for x3, y3, *others in views:
         outer, n, inner = x3.shape
-        parts: dict[str, Any] = {
-            name: a if name in OF_ELEMENTS else a[:, 0, :] for name, a in zip(given, others, strict=True)
-        }
         y3 = y3[:, 0, :] if op in _backends.ROW_REDUCTIONS else y3
+        parts: dict[str, Any] = dict(zip(given, others, strict=True))
         run(op, x3, y3, outer, n, inner, choice.threads, modifiers and modifiers._replace(**parts))
 
 
@@ -190,18 +187,25 @@ def through_copies(
     choice: _dispatch.Choice, x: Array, y: Array, axes: tuple[int, ...], modifiers: Modifiers | None
 ) -> None:
     """The same where no strides describe the rows: copies have them side by side."""
-    moved = {name: rows_last(a, axes) for name, a in {"x": x, "y": y, **modifiers_that_are_arrays(modifiers)}.items()}
+    moved = {name: rows_last(a, axes) for name, a in {"x": x, "y": y, **arrays_of(modifiers)}.items()}
     copies: dict[str, Any] = {name: a.copy(order="C") for name, a in moved.items()}
+    last = tuple(range(x.ndim - len(axes), x.ndim))
+    for name in ("bias", "where"):  # whole rows, that have strides
+        if name in copies:
+            whole = (*copies[name].shape[: -len(last)], *copies["x"].shape[-len(last) :])
+            copies[name] = np.broadcast_to(copies[name], whole).copy()
     x, y = copies.pop("x"), copies.pop("y")
-    execute(choice, x, y, tuple(range(x.ndim - len(axes), x.ndim)), modifiers and modifiers._replace(**copies))
+    execute(choice, x, y, last, modifiers and modifiers._replace(**copies))
     moved["y"][...] = y
     if "lse" in copies:
         moved["lse"][...] = copies["lse"]
 
 
-def modifiers_that_are_arrays(modifiers: Modifiers | None) -> dict[str, Any]:
-    every = modifiers._asdict() if modifiers else {}
-    return {name: value for name, value in every.items() if isinstance(value, np.ndarray)}
+def arrays_of(modifiers: Modifiers | None) -> dict[str, Array]:
+    """Those that are arrays, by name."""
+    if modifiers is None:
+        return {}
+    return {name: a for name, a in zip(modifiers._fields, modifiers, strict=True) if isinstance(a, np.ndarray)}
 
 
 def explain(

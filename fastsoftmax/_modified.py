@@ -24,7 +24,7 @@ from ._arrays import (
     same_memory,
 )
 from ._backends import Modifiers, work_dtype
-from ._calls import choose, execute, modifiers_that_are_arrays
+from ._calls import arrays_of, choose, execute
 from ._config import resolve
 
 EMPTY = ("nan", "zero", "uniform")
@@ -63,8 +63,7 @@ def modified_rows(
     target = None if out is None else check_out(out, shape if reduces else x.shape, result)
     choice = choose(op, x, result, axes, backend)
     modifiers = _check(op, x, asked, axes, kept, choice.dtype)
-    lse = np.empty(kept, work_dtype(result)) if asked.return_lse else None
-    modifiers = modifiers._replace(lse=lse)
+    lse = modifiers.lse
     if x.size == 0:
         y = _of_nothing(kept if reduces else x.shape, result, modifiers)
         if lse is not None:
@@ -95,7 +94,7 @@ def applied(a: Array, asked: Asked, dtype: DTypeArg) -> Array:
     if asked.bias is not None:
         z += _broadcast(as_array(asked.bias, "bias"), "bias", a.shape)
     if asked.where is not None:
-        z[~_broadcast(_mask(asked.where), "where", a.shape)] = -np.inf
+        np.copyto(z, -np.inf, where=~_broadcast(_mask(asked.where), "where", a.shape))
     return z
 
 
@@ -115,9 +114,10 @@ def _of_nothing(shape: tuple[int, ...], dtype: np.dtype[Any], modifiers: Modifie
 
 def _apart(modifiers: Modifiers, y: Array) -> Modifiers:
     """With copies of what may share memory with y."""
-    given = modifiers_that_are_arrays(modifiers)
-    given.pop("lse", None)
-    return modifiers._replace(**{name: a.copy() for name, a in given.items() if overlap(a, y)})
+    copies: dict[str, Any] = {
+        name: a.copy() for name, a in arrays_of(modifiers).items() if name != "lse" and overlap(a, y)
+    }
+    return modifiers._replace(**copies) if copies else modifiers
 
 
 # ---- what was asked for ----
@@ -126,11 +126,13 @@ def _apart(modifiers: Modifiers, y: Array) -> Modifiers:
 def _check(
     op: str, x: Array, asked: Asked, axes: tuple[int, ...], kept: tuple[int, ...], taken: np.dtype[Any]
 ) -> Modifiers:
-    """The modifiers for a backend that is given x as `taken`: arrays are broadcast to x, or to one number a row."""
+    """The modifiers for a backend that is given x as `taken`; arrays have the dimensions of x, or 1."""
     work = work_dtype(taken)
-    temperature = _numbers(asked.temperature, "temperature", work)
-    _check_positive(temperature, asked.temperature)
-    where = bias = sink = None
+    temperature = where = bias = sink = None
+    if not (type(asked.temperature) is float and asked.temperature == 1):
+        temperature = _numbers(asked.temperature, "temperature", work)
+        _check_positive(temperature, asked.temperature)
+        temperature = _broadcast(temperature, "temperature", kept, axes)
     if asked.where is not None:
         where = _broadcast(_mask(asked.where), "where", x.shape)
     if asked.bias is not None:
@@ -138,20 +140,14 @@ def _check(
         own = result_dtype(bias.dtype, None, "bias")
         bias = _broadcast(convert(bias, taken if own == taken else work), "bias", x.shape)
     if asked.sink is not None:
-        sink = _broadcast_rows(_numbers(asked.sink, "sink", work), "sink", x.shape, axes, kept)
+        sink = _broadcast(_numbers(asked.sink, "sink", work), "sink", kept, axes)
     if asked.empty is not None and asked.empty not in EMPTY:
         raise ValueError(f"empty: one of {', '.join(EMPTY)} expected, not {asked.empty!r}")
     empty = asked.empty or ("nan" if where is None else "zero")
-    one = temperature.ndim == 0 and temperature == 1
     n = math.prod(x.shape[i] for i in axes)
-    return Modifiers(
-        temperature=None if one else _broadcast_rows(temperature, "temperature", x.shape, axes, kept),
-        softcap=_check_softcap(asked.softcap, work),
-        bias=bias,
-        where=where,
-        sink=sink,
-        empty=None if empty == "nan" else _value_of_empty(op, empty == "uniform", n),
-    )
+    of_empty = None if empty == "nan" else _value_of_empty(op, empty == "uniform", n)
+    lse = np.empty(kept, work) if asked.return_lse else None
+    return Modifiers(temperature, _check_softcap(asked.softcap, work), bias, where, sink, of_empty, lse)
 
 
 def _numbers(values: Any, name: str, dtype: np.dtype[Any]) -> Array:
@@ -170,7 +166,7 @@ def _mask(given: ArrayLike) -> Array:
 
 
 def _check_positive(temperature: Array, given: Any) -> None:
-    wrong = ~((temperature > 0) & np.isfinite(temperature))
+    wrong = ~((temperature > 0) & (temperature < np.inf))
     if not wrong.any():
         return
     given = np.asarray(given)
@@ -197,21 +193,13 @@ def _value_of_empty(op: str, uniform: bool, n: int) -> float:
     return 1 / n if uniform and n else 0.0
 
 
-def _broadcast(array: Array, name: str, shape: tuple[int, ...]) -> Array:
-    try:
-        return np.broadcast_to(array, shape)
-    except ValueError:
-        raise ValueError(f"{name}: shape {array.shape} does not broadcast to that of x, {shape}") from None
-
-
-def _broadcast_rows(
-    array: Array, name: str, shape: tuple[int, ...], axes: tuple[int, ...], kept: tuple[int, ...]
-) -> Array:
-    """One number a row: broadcast to x with length 1 along its axes."""
-    try:
-        return np.broadcast_to(array, kept)
-    except ValueError:
-        raise ValueError(
-            f"{name}: shape {array.shape} does not broadcast to one number a row, {kept}: "
-            f"x has shape {shape}, and its rows lie along {axes}"
-        ) from None
+def _broadcast(array: Array, name: str, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> Array:
+    """The array with as many dimensions as shape, which it broadcasts to. With axes that is one number a row."""
+    missing = len(shape) - array.ndim
+    if missing >= 0 and all(n in (1, m) for n, m in zip(array.shape, shape[missing:], strict=True)):
+        return array[(np.newaxis,) * missing] if missing else array
+    if axes is None:
+        raise ValueError(f"{name}: shape {array.shape} does not broadcast to that of x, {shape}")
+    raise ValueError(
+        f"{name}: shape {array.shape} does not broadcast to one number a row, {shape}: the rows of x lie along {axes}"
+    )

@@ -30,16 +30,16 @@ BLOCKWISE = ("softmax", "log_softmax", "logsumexp", "logmeanexp")  # what can be
 class Modifiers(NamedTuple):
     """What is done to rows before their operation, in this order, each step rounded once (half types: in float32).
 
-    Views with the outer, n and inner of x, or the outer and inner; any strides that are whole elements, 0 included.
+    Arrays are views (outer, n, inner) with any strides that are whole elements; a length is 1 where all have the same.
     """
 
-    temperature: Array | None = None  # (outer, inner), as work_dtype(x.dtype), above 0: x is divided by it
+    temperature: Array | None = None  # n = 1; as work_dtype(x.dtype), above 0: x is divided by it
     softcap: float = 0.0  # above 0: softcap * tanh(x / softcap)
-    bias: Array | None = None  # (outer, n, inner), as x or as work_dtype(x.dtype): is added
-    where: Array | None = None  # (outer, n, inner), bool: elsewhere it is -inf, whatever it was
-    sink: Array | None = None  # (outer, inner), as work_dtype(x.dtype): one more element of the row, without a result
+    bias: Array | None = None  # as x or as work_dtype(x.dtype): is added
+    where: Array | None = None  # bool: elsewhere x is -inf, whatever it was
+    sink: Array | None = None  # n = 1; as work_dtype(x.dtype): one more element of the row, without a result
     empty: float | None = None  # what a map makes of a row that is -inf throughout; None: NaN
-    lse: Array | None = None  # (outer, inner), as work_dtype(x.dtype): where logsumexp of the row is put, too
+    lse: Array | None = None  # n = 1; as work_dtype(x.dtype): where logsumexp of the row is put, too
 
 
 def work_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ def run_modified(
 ) -> None:
     """As Backend.run, for these tiles. run(op, z) gives the results of rows (rows, n), which may be in z itself."""
     rows_of_x = x.swapaxes(1, 2)
+    modifiers = _rows_last(modifiers, x.shape)
     rows_of_y = y.swapaxes(1, 2) if op in ROW_MAPS else y
     for tile in todo:
         with np.errstate(all="ignore"):
@@ -35,12 +37,23 @@ def run_modified(
         if op in ROW_MAPS and modifiers.empty is not None:
             empty = np.maximum.reduce(rows, axis=1) == -np.inf
         if modifiers.lse is not None:
-            modifiers.lse[tile] = run("logsumexp", rows).reshape(z.shape[:2])
+            modifiers.lse[tile] = run("logsumexp", rows).reshape(*z.shape[:2], 1)
         values = run(op, rows)
         if empty is not None:
             values[empty] = modifiers.empty
         results = values.reshape(*z.shape[:2], -1)
         rows_of_y[tile] = results[..., : x.shape[1]] if op in ROW_MAPS else results[..., 0]
+
+
+def _rows_last(modifiers: Modifiers, shape: tuple[int, ...]) -> Modifiers:
+    """With arrays (outer, inner, n), n being 1 where it was."""
+    outer, _, inner = shape
+    moved: dict[str, Any] = {
+        name: (a if name == "lse" else np.broadcast_to(a, (outer, a.shape[1], inner))).swapaxes(1, 2)
+        for name, a in zip(modifiers._fields, modifiers, strict=True)
+        if isinstance(a, np.ndarray)
+    }
+    return modifiers._replace(**moved)
 
 
 def _modified(rows: Array, modifiers: Modifiers, tile: Tile) -> Array:
@@ -51,15 +64,15 @@ def _modified(rows: Array, modifiers: Modifiers, tile: Tile) -> Array:
     if modifiers.temperature is None:
         z[...] = rows
     else:
-        np.divide(rows, modifiers.temperature[tile][..., np.newaxis], out=z)
+        np.divide(rows, modifiers.temperature[tile], out=z)
     if modifiers.softcap:
         cap = z.dtype.type(modifiers.softcap)
         np.divide(z, cap, out=z)
         np.multiply(np.tanh(z, out=z), cap, out=z)
     if modifiers.bias is not None:
-        np.add(z, modifiers.bias.swapaxes(1, 2)[tile], out=z)
+        np.add(z, modifiers.bias[tile], out=z)
     if modifiers.where is not None:
-        np.copyto(z, -np.inf, where=~modifiers.where.swapaxes(1, 2)[tile])
+        np.copyto(z, -np.inf, where=~modifiers.where[tile])
     if modifiers.sink is not None:
-        whole[..., n] = modifiers.sink[tile]
+        whole[..., n:] = modifiers.sink[tile]
     return whole

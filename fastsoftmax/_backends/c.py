@@ -122,14 +122,16 @@ def _struct_of(modifiers: Modifiers, dtype: np.dtype[Any]) -> tuple[Any, list[An
     how, kept = ffi.new("fsm_modifiers *"), []
 
     def point(name: str, array: Array) -> None:
-        plain = array.view(np.uint16) if _TYPES.get(array.dtype.char) == lib.FSM_BF16 else array
-        kept.append(_from_buffer(plain[_FIRST[: plain.ndim]]))
+        kept.append(_from_buffer(array.view(np.uint16) if _TYPES.get(array.dtype.char) == lib.FSM_BF16 else array))
         setattr(how, name, ffi.cast("unsigned char *", kept[-1]))
 
-    for name, array in modifiers._asdict().items():
+    for name, array in zip(modifiers._fields, modifiers, strict=True):
         if isinstance(array, np.ndarray):
-            point(name, array)
-            setattr(how, f"{name}_strides", [s // array.itemsize for s in array.strides])
+            point(name, array[_FIRST])
+            steps = [
+                0 if n == 1 else step // array.itemsize for n, step in zip(array.shape, array.strides, strict=True)
+            ]
+            setattr(how, f"{name}_strides", steps if name in ("bias", "where") else steps[::2])
     if modifiers.bias is not None:
         how.bias_type = _TYPES[modifiers.bias.dtype.char]
     if modifiers.empty is not None:
