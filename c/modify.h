@@ -35,7 +35,6 @@ TEMPLATE ivec modify_some(size_t k, bool divides, bool adds, bool masks, const s
                           size_t i, vec *max) {
     vec nothing = v_set1(-(T)INFINITY);
     ivec some = {0};
-    UNROLL
     for (size_t u = 0; k > 1 && u < k * W; u += LINE) {
         __builtin_prefetch(x + i + u + AHEAD / 4);
         __builtin_prefetch(z + i + u + SOON, 1);

@@ -5,6 +5,7 @@
  *   - the errors are within the promised bounds, and NaN, infinities and underflow where they belong;
  *   - threads, strides, working in place and the other rows of an array change no bit, and nothing else is written;
  *   - the half types give the results of float32, rounded once;
+ *   - modifiers give the bits of the steps done by hand, on rows and on columns;
  *   - all ISAs with fused multiply-add ("scalar" has none) give the same bits.
  * The rows come from integers by exact operations, so that digests can be compared between machines. */
 #include <float.h>
@@ -483,6 +484,105 @@ static void check_half(const struct block *b, const struct half *h, const fsm_is
     free(x), free(y), free(wide);
 }
 
+/* ---- Modifiers ---- */
+
+/* What modifies some rows, drawn at random: for each of them, each element, or all. */
+struct modified {
+    fsm_modifiers m;
+    void *numbers, *bias, *lse; /* temperatures and then sinks, one a row; one an element */
+    unsigned char *where;
+    double empty[1];
+    bool each; /* whether rows have biases and masks of their own */
+};
+
+static struct modified draw_modifiers(const struct block *b) {
+    const size_t size = types[b->type].size, count = b->rows * b->n;
+    struct modified d = {.numbers = get_memory(2 * b->rows * size), .bias = get_memory(count * size)};
+    d.lse = get_memory(b->rows * size);
+    d.where = get_memory(count);
+    d.each = b->turn % 2;
+    for (size_t i = 0; i < count; i++) put(b->type, d.bias, i, (double)normal(2) * UNIT), d.where[i] = draw() % 4 != 0;
+    for (size_t k = 0; k < b->rows; k++) {
+        put(b->type, d.numbers, k, (double)(draw() % 1000 + 1) / 256);
+        put(b->type, d.numbers, b->rows + k, (double)normal(5) * UNIT);
+    }
+    put(b->type, d.empty, 0, 0.25);
+    if (b->turn % 3 != 0) d.m.temperature = d.numbers;
+    if (b->turn % 5 != 1) d.m.bias = d.bias, d.m.bias_type = b->type;
+    if (b->turn % 5 != 2) d.m.where = d.where;
+    if (b->turn % 7 == 3) d.m.sink = (char *)d.numbers + b->rows * size;
+    if (b->turn % 4 == 1) d.m.softcap = 20;
+    d.m.lse = d.lse;
+    return d;
+}
+
+/* One element by hand; the cap by a row of one. */
+static void modify_by_hand(const struct block *b, const fsm_isa *isa, const struct modified *d, size_t k, size_t i,
+                           void *z, size_t place) {
+    const size_t at = d->each ? k * b->n + i : i;
+    const fsm_modifiers cap = {.softcap = d->m.softcap};
+    union {
+        float f32;
+        double f64;
+    } value;
+    copy(b->type, &value, (char *)b->x + (k * b->n + i) * types[b->type].size);
+    if (d->m.temperature && b->type == FSM_F32) value.f32 /= ((float *)d->numbers)[k];
+    if (d->m.temperature && b->type == FSM_F64) value.f64 /= ((double *)d->numbers)[k];
+    if (cap.softcap > 0) fsm_run_modified(isa, FSM_LOGSUMEXP, b->type, &value, &value, 1, 1, 1, NULL, 1, &cap);
+    if (d->m.bias && b->type == FSM_F32) value.f32 += ((float *)d->bias)[at];
+    if (d->m.bias && b->type == FSM_F64) value.f64 += ((double *)d->bias)[at];
+    if (d->m.where && !d->where[at]) put(b->type, &value, 0, -(double)INFINITY);
+    copy(b->type, (char *)z + place * types[b->type].size, &value);
+}
+
+static void check_modified(const struct block *b, const fsm_isa *isa, fsm_op op, struct result *r) {
+    const size_t size = types[b->type].size, rows = b->rows, n = b->n, m = ops[op].one ? 1 : n;
+    struct modified d = draw_modifiers(b);
+    d.m.empty = d.empty;
+    const size_t total = n + (d.m.sink ? 1 : 0);
+    char *z = get_memory(rows * total * size), *want = get_memory(rows * total * size),
+         *got = get_memory(rows * n * size);
+    char *columns = get_memory(rows * n * size), *lse = get_memory(rows * size);
+    for (size_t k = 0; k < rows; k++) {
+        bool some = false;
+        for (size_t i = 0; i < n; i++) {
+            modify_by_hand(b, isa, &d, k, i, z, k * total + i);
+            copy(b->type, columns + (i * rows + k) * size, (char *)b->x + (k * n + i) * size);
+        }
+        if (d.m.sink) put(b->type, z, k * total + n, get(b->type, d.numbers, rows + k));
+        for (size_t i = 0; i < total; i++) some |= !(get(b->type, z, k * total + i) == -(double)INFINITY);
+        char *row = want + k * m * size, *all = get_memory(total * size);
+        fsm_run(isa, op, b->type, z + k * total * size, all, 1, total, 1, NULL, 1);
+        fsm_run(isa, FSM_LOGSUMEXP, b->type, z + k * total * size, lse + k * size, 1, total, 1, NULL, 1);
+        for (size_t i = 0; i < m; i++)
+            copy(b->type, row + i * size, some || ops[op].one ? all + i * size : (char *)d.empty);
+        free(all);
+    }
+    canonical_nans(b->type, want, rows * m);
+    canonical_nans(b->type, lse, rows);
+    add_to_digest(r, b->type, want, rows * m);
+    for (int turned = 0; turned < 2; turned++) { /* rows, then columns */
+        const ptrdiff_t next = turned ? 1 : (ptrdiff_t)n, step = turned ? (ptrdiff_t)rows : 1, own = d.each;
+        const ptrdiff_t strides[6] = {0, step, next, 0, step, ops[op].one ? 1 : next};
+        d.m.temperature_strides[1] = d.m.sink_strides[1] = d.m.lse_strides[1] = 1;
+        d.m.bias_strides[1] = d.m.where_strides[1] = 1;
+        d.m.bias_strides[2] = d.m.where_strides[2] = own * (ptrdiff_t)n;
+        if (fsm_run_modified(isa, op, b->type, turned ? columns : b->x, got, 1, n, rows, strides, turned ? 2 : 5, &d.m))
+            fail(r, "modified: an error was returned");
+        canonical_nans(b->type, got, rows * m);
+        canonical_nans(b->type, d.lse, rows);
+        if (memcmp(d.lse, lse, rows * size)) fail(r, "modified: another logsumexp at n = %zu", n);
+        for (size_t k = 0; k < rows; k++)
+            for (size_t i = 0; i < m; i++) {
+                const size_t place = turned && m > 1 ? i * rows + k : k * m + i;
+                if (memcmp(got + place * size, want + (k * m + i) * size, size))
+                    fail(r, "modified: other bits at n = %zu", n);
+            }
+    }
+    free(z), free(want), free(got), free(columns), free(lse);
+    free(d.numbers), free(d.bias), free(d.where), free(d.lse);
+}
+
 /* ---- All checks of some rows ---- */
 
 /* The named functions are the general call on the best ISA. */
@@ -536,6 +636,10 @@ static void check_block(enum set set, fsm_type type, size_t rows, size_t n, bool
             add_to_digest(r, type, b.y, rows * m);
             if (accuracy) check_errors(&b, exact[op], referred * m, (fsm_op)op, r);
             check_other_layout(&b, isa, (fsm_op)op, r);
+            const uint64_t before =
+                state; /* all see the same modifiers, and later rows do not depend on how many that are */
+            if (op < SHARED_OPS && (n + set) % 3 == 0) check_modified(&b, isa, (fsm_op)op, r);
+            state = before;
             for (size_t k = 0; type == FSM_F32 && k < sizeof halves / sizeof *halves; k++)
                 check_half(&b, &halves[k], isa, (fsm_op)op, r);
             if (i == 0 && op <= FSM_LOGSUMEXP) check_named(&b, (fsm_op)op, r);
@@ -570,6 +674,9 @@ static bool check_calls(void) {
     good &= fsm_run(NULL, FSM_LOGSUMEXP, FSM_F32, NULL, &y, 0, 5, 1, NULL, 1) == FSM_OK && y == 2;
     good &= fsm_run(NULL, FSM_LOGSUMEXP, FSM_F32, NULL, &y, 1, 0, 1, NULL, 1) == FSM_OK && y == -INFINITY;
     good &= fsm_run(NULL, FSM_LOGMEANEXP, FSM_F32, NULL, &y, 1, 0, 1, NULL, 1) == FSM_OK && isnan(y);
+    const fsm_modifiers sink = {.sink = &x}, nothing = {0};
+    good &= fsm_run_modified(NULL, FSM_SIGMOID, FSM_F32, &x, &y, 1, 1, 1, NULL, 1, &nothing) == FSM_INVALID;
+    good &= fsm_run_modified(NULL, FSM_LOGSUMEXP, FSM_F32, NULL, &y, 1, 0, 1, NULL, 1, &sink) == FSM_OK && y == x;
     bool built = false;
     for (size_t i = 0; fsm_isa_built(i); i++) built |= !strcmp(fsm_isa_built(i), fsm_isa_name(fsm_isa_usable(0)));
     return good && built;

@@ -42,31 +42,52 @@ def softmax(
         Real numbers of any shape and memory layout.
     axis : int, tuple of ints or None
         The axis or axes that make up a row, over which the results add up to 1. None: all of them.
+    where : array_like of bool, optional
+        True: keep. What is not kept counts as -inf, whatever it was, NaN included. Broadcasts to x.
+    temperature : array_like, optional
+        x is divided by it [3]_; finite, above 0. A number; or one a row: an array that broadcasts to x, with length 1
+        along the axes of a row.
+    bias : array_like, optional
+        Is added. Broadcasts to x: additive masks, ALiBi.
+    softcap : float, optional
+        Logits are capped smoothly [4]_: ``softcap * tanh(logits / softcap)``.
+    sink : array_like, optional
+        One more logit of each row, which has its part in the sum but no result; rows then add up to less than 1. A
+        number, or one a row, as for temperature. With 0 it is ``e**x / (1 + sum(e**x))``.
+    empty : {"nan", "zero", "uniform"}, optional
+        What a row becomes that is -inf throughout: NaN; 0 (-inf for log_softmax); equal chances. By default "zero" with
+        where, since that says that there is nothing, and else "nan".
     dtype : dtype, optional
         What x is cast to first, and the dtype of the result: float16, bfloat16 (of ml_dtypes), float32, float64 or
         longdouble. By default that of x; float64 for integers and bool.
     out : ndarray, optional
-        Where the result is put, of its shape and dtype. It may be x, or overlap it.
+        Where the result is put, of its shape and dtype. It may be x, or overlap any of the arrays.
+    return_lse : bool
+        Return the pair result, logsumexp of the rows (sink included); the latter of half types in float32.
     backend : str, optional
         One of `backends()`, or "c" for the best of its kind. By default the size decides, see `explain`.
 
     Returns
     -------
-    ndarray
+    ndarray, or a pair of them
         Of the shape of x; `out` if that was given. A row that holds a NaN or +inf, or nothing but -inf, is NaN; an
         empty row is empty.
 
     Raises
     ------
     TypeError
-        x or dtype is not of real numbers, x is a masked array, axis is no integer.
+        x or dtype is not of real numbers, x is a masked array, axis is no integer, where is not of bool.
     AxisError
         axis is out of range.
     ValueError
-        An axis is named twice; out has another shape or dtype or is read-only; the backend does not exist here.
+        An axis is named twice; out has another shape or dtype or is read-only; the backend does not exist here; an
+        array does not broadcast; temperature or softcap is not a finite number above 0 (in the dtype computed in).
 
     Notes
     -----
+    Rows are modified on their way, as if written ``numpy.where(where, cap(x / temperature) + bias, -inf)``, each step
+    rounded once, and to the same bits (but for tanh); nothing of the size of x is allocated but the result.
+
     The name is Bridle's [1]_. Large x do not overflow, and x - max(x), whose rounding costs others up to 70 units in
     the last place [2]_, is not rounded: the error is at most 3 (float32) or 3.5 (float64), for subnormal results too.
 
@@ -75,6 +96,8 @@ def softmax(
     .. [1] J. S. Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990.
     .. [2] P. Blanchard, D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and softmax functions",
        IMA J. Numer. Anal. 41(4), 2021.
+    .. [3] G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", 2015, arXiv:1503.02531.
+    .. [4] I. Bello et al., "Neural combinatorial optimization with reinforcement learning", 2016, arXiv:1611.09940.
 
     Examples
     --------
@@ -82,6 +105,8 @@ def softmax(
     >>> softmax([[1.0, 2.0, 3.0], [1000.0, 1000.0, 0.0]]).round(4)
     array([[0.09  , 0.2447, 0.6652],
            [0.5   , 0.5   , 0.    ]])
+    >>> softmax([1.0, 2.0, 3.0], where=[True, False, True], temperature=0.5).round(4)
+    array([0.018, 0.   , 0.982])
     """
     if where is bias is softcap is sink is empty is None and temperature is ONE and not return_lse:
         if dtype is backend is None and (y := direct["softmax"](x, axis, out)) is not None:
@@ -229,6 +254,8 @@ def logsumexp(
     return_sign : bool
         Return the pair log(abs(sum)), sign(sum), the sign of a complex sum being its phase. Otherwise the logarithm of
         a negative sum is NaN.
+    where, temperature, bias, softcap, sink
+        What is done to a first, as for `softmax`; softcap and sink not with b or complex a.
     dtype, out, backend
         As for `softmax`. Weighted and complex sums, and those in longdouble, are always computed by NumPy.
 

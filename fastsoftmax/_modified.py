@@ -129,7 +129,10 @@ def _check(
     """The modifiers for a backend that is given x as `taken`; arrays have the dimensions of x, or 1."""
     work = work_dtype(taken)
     temperature = where = bias = sink = None
-    if not (type(asked.temperature) is float and asked.temperature == 1):
+    if type(asked.temperature) is float and 1e-30 < asked.temperature < 1e30:  # a third of the time of what follows
+        if asked.temperature != 1:
+            temperature = np.full((1,) * x.ndim, asked.temperature, work)
+    else:
         temperature = _numbers(asked.temperature, "temperature", work)
         _check_positive(temperature, asked.temperature)
         temperature = _broadcast(temperature, "temperature", kept, axes)

@@ -48,6 +48,9 @@ class Guarded:
         _protect(self.start, self.size, READ | WRITE)
 
 
+BYTES, BIAS = Guarded(2**17), Guarded(2**19)
+
+
 def strided_view(raw, shape, strides, dtype, reverse=False):
     """An array over exactly these bytes, its last element ending where they end."""
     y = np.ndarray(shape, dtype, raw, strides=strides)
@@ -83,7 +86,28 @@ def calls(fsm, x, axis, out, backend, reductions):
         yield f.__name__, lambda f=f: f(x, out=out, backend=backend)
     for f in (fsm.logsumexp, fsm.logmeanexp):
         yield f.__name__, lambda f=f: f(x, axis=axis, out=reductions, backend=backend)
+    for name, given in modified(x, axis):
+        yield f"softmax, {name}", lambda given=given: fsm.softmax(x, axis=axis, out=out, backend=backend, **given)
+        yield (
+            f"logsumexp, {name}",
+            lambda given=given: fsm.logsumexp(x, axis=axis, out=reductions, backend=backend, **given),
+        )
     yield "logsumexp b", lambda: fsm.logsumexp(x, axis=axis, b=x, backend=backend)
+
+
+def modified(x, axis):
+    """Modifiers; all that are arrays end where their pages do."""
+    row = tuple(n if i == axis % x.ndim else 1 for i, n in enumerate(x.shape))
+    for name, shape in (("each", x.shape), ("a row", row)):
+        count = int(np.prod(shape))
+        if count * x.itemsize <= BIAS.size:
+            where = BYTES.at_end(count).view(bool).reshape(shape)
+            where[...] = np.arange(count).reshape(shape) % 3 != 1
+            bias = BIAS.at_end(count * x.itemsize).view(x.dtype).reshape(shape)
+            bias[...] = 0.5
+            yield f"a bias and a mask for {name}", {"bias": bias, "where": where}
+    yield "a temperature", {"temperature": 3.0}
+    yield "a sink", {"sink": 1.0, "softcap": 5.0}
 
 
 def run(backend, dtype):
