@@ -12,10 +12,8 @@ from numpy.typing import ArrayLike
 from ._arrays import Array, DTypeArg, as_array
 from ._calls import hardmax_rows, map_rows, reduce_rows
 from ._dispatch import direct
-from ._modified import Asked, applied, modified_rows
+from ._modified import ONE, Asked, applied, modified_rows
 from ._weighted import weighted_logsumexp
-
-ONE = 1.0  # the default temperature: it is told from others by being this very object, which takes no time
 
 
 def softmax(
@@ -108,10 +106,13 @@ def softmax(
     >>> softmax([1.0, 2.0, 3.0], where=[True, False, True], temperature=0.5).round(4)
     array([0.018, 0.   , 0.982])
     """
-    if where is bias is softcap is sink is empty is None and temperature is ONE and not return_lse:
-        if dtype is backend is None and (y := direct["softmax"](x, axis, out)) is not None:
+    if sink is empty is dtype is backend is None and not return_lse:
+        if where is bias is softcap is None and temperature is ONE:
+            y = direct["softmax"](x, axis, out)
+        else:
+            y = direct["softmax"](x, axis, out, where, temperature, bias, softcap)
+        if y is not None:
             return y
-        return map_rows("softmax", x, axis, dtype, out, backend)
     asked = Asked(where, temperature, bias, softcap, sink, empty, return_lse)
     return modified_rows("softmax", x, "x", asked, axis, dtype, out, backend)
 
@@ -145,10 +146,13 @@ def log_softmax(
     >>> print(f"{y[0]:.4e} {y[1]:.1f} {y[2]:.1f}")
     -4.2484e-18 -999.0 -40.0
     """
-    if where is bias is softcap is sink is empty is None and temperature is ONE and not return_lse:
-        if dtype is backend is None and (y := direct["log_softmax"](x, axis, out)) is not None:
+    if sink is empty is dtype is backend is None and not return_lse:
+        if where is bias is softcap is None and temperature is ONE:
+            y = direct["log_softmax"](x, axis, out)
+        else:
+            y = direct["log_softmax"](x, axis, out, where, temperature, bias, softcap)
+        if y is not None:
             return y
-        return map_rows("log_softmax", x, axis, dtype, out, backend)
     asked = Asked(where, temperature, bias, softcap, sink, empty, return_lse)
     return modified_rows("log_softmax", x, "x", asked, axis, dtype, out, backend)
 
@@ -286,21 +290,20 @@ def logsumexp(
     >>> print(value.round(4), sign)
     1.5413 -1.0
     """
-    plain = where is bias is softcap is sink is None and temperature is ONE
-    if plain and dtype is backend is b is None and not keepdims and not return_sign:
-        y = direct["logsumexp"](a, axis, out)
+    if b is sink is dtype is backend is None and not keepdims and not return_sign:
+        if where is bias is softcap is None and temperature is ONE:
+            y = direct["logsumexp"](a, axis, out)
+        else:
+            y = direct["logsumexp"](a, axis, out, where, temperature, bias, softcap)
         if y is not None:
             return y
     a, asked = as_array(a, "a"), Asked(where, temperature, bias, softcap, sink)
     if b is not None or a.dtype.kind == "c" or (dtype is not None and np.dtype(dtype).kind == "c"):
-        a = a if plain else applied(a, asked, dtype)
+        a = a if asked.nothing else applied(a, asked, dtype)
         return weighted_logsumexp(a, b, axis, keepdims, return_sign, dtype, out, backend)
     if return_sign and out is not None:
         raise ValueError("out: cannot take two results; leave it away with return_sign=True")
-    if plain:
-        value = reduce_rows("logsumexp", a, axis, dtype, out, backend, keepdims)
-    else:
-        value = modified_rows("logsumexp", a, "a", asked, axis, dtype, out, backend, keepdims)
+    value = modified_rows("logsumexp", a, "a", asked, axis, dtype, out, backend, keepdims)
     if not return_sign:
         return value
     return value, np.where(np.isnan(value), value, value > -np.inf).astype(value.dtype)[()]

@@ -137,16 +137,17 @@ def _direct(op: str) -> _backends.Direct:
         return choose(op, dtype, 1, elements, None, _config.get_num_threads()).threads
 
     function: _backends.Direct | None = make and make(op, alone_below, threads)
-    return function or (lambda x, axis, out: None)
+    return function or (lambda *arguments: None)
 
 
 def _first(op: str) -> _backends.Direct:
-    def call(x: Any, axis: Any, out: Any) -> Any:
+    def call(*arguments: Any) -> Any:
         direct[op] = _direct(op)
-        return direct[op](x, axis, out)
+        return direct[op](*arguments)
 
     return call
 
 
-#: op -> a function of (x, axis, out) that does a simple call, or gives None if it is not one. Made by the first call.
+#: op -> a function of (x, axis, out), or of these and (where, temperature, bias, softcap), that does a simple call, or
+#: gives None if it is not one. Made by the first call.
 direct = {op: _first(op) for op in _backends.OPS}

@@ -24,10 +24,11 @@ from ._arrays import (
     same_memory,
 )
 from ._backends import Modifiers, work_dtype
-from ._calls import arrays_of, choose, execute
+from ._calls import arrays_of, choose, execute, map_rows, reduce_rows
 from ._config import resolve
 
 EMPTY = ("nan", "zero", "uniform")
+ONE = 1.0  # the default temperature, which is told from others by being this object
 
 
 class Asked(NamedTuple):
@@ -40,6 +41,12 @@ class Asked(NamedTuple):
     sink: ArrayLike | None
     empty: str | None = None
     return_lse: bool = False
+
+    @property
+    def nothing(self) -> bool:
+        """Whether nothing was asked for."""
+        arrays = self.where is self.bias is self.softcap is self.sink is self.empty is None
+        return arrays and self.temperature is ONE and not self.return_lse
 
 
 def modified_rows(
@@ -54,11 +61,17 @@ def modified_rows(
     keepdims: bool = False,
 ) -> Any:
     """The result of a row map, or of a reduction; with it logsumexp, if that was asked for."""
+    reduces = op in _backends.ROW_REDUCTIONS
+    if asked.nothing:
+        return (
+            reduce_rows(op, x, axis, dtype, out, backend, keepdims)
+            if reduces
+            else map_rows(op, x, axis, dtype, out, backend)
+        )
     x = as_array(x, name)
     result, axes = result_dtype(x.dtype, dtype, name), normalize_axes(axis, x.ndim)
     if backend is not None:
         backend = resolve(backend)
-    reduces = op in _backends.ROW_REDUCTIONS
     kept, shape = reduced_shapes(x.shape, axes, keepdims)
     target = None if out is None else check_out(out, shape if reduces else x.shape, result)
     choice = choose(op, x, result, axes, backend)

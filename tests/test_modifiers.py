@@ -4,10 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+from conftest import BACKENDS
 from layouts import LAYOUTS, assert_same_bits
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fastsoftmax as fsm
+from fastsoftmax._dispatch import direct
 
 MAPS = {"softmax": fsm.softmax, "log_softmax": fsm.log_softmax}
 SHAPES = [
@@ -116,6 +118,69 @@ def test_any_broadcasting(shape, axis, backend):
     x, bias, where = rng.normal(0, 2, (2, 3, 4, 5)), rng.normal(0, 2, shape), np.asarray(rng.random(shape) < 0.8)
     want = fsm.softmax(np.where(where, x + bias, -np.inf), axis, backend=backend)
     assert_same_bits(fsm.softmax(x, axis, bias=bias, where=where, empty="nan", backend=backend), want)
+
+
+# ---- direct calls: without backend= ----
+
+needs_c = pytest.mark.skipif(not BACKENDS[0].startswith("c-"), reason="the C part is not expected here")
+
+
+def is_direct(x, axis, out, given):
+    wanted = {"where": None, "temperature": 1.0, "bias": None, "softcap": None} | given
+    return direct["softmax"](x, axis, out, *wanted.values()) is not None
+
+
+@needs_c
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "float64"])
+def test_direct_calls(kind, bfloat16):
+    rng = np.random.default_rng(0)
+    dtype = np.dtype(bfloat16 if kind == "bfloat16" else kind)
+    fsm.softmax(np.zeros(3, dtype), backend="c")  # bfloat16 is learnt from its first array
+    shapes = [(5,), (1,), (1, 7), (3, 4), (2, 3, 4), (2, 1, 3), (9000,), (40, 300)]
+    for shape in shapes:
+        x = rng.normal(0, 3, shape).astype(dtype)
+        for axis in (*range(len(shape)), -1, None):
+            for part in ([*shape[k:]] for k in range(len(shape) + 1)):
+                for ones in itertools.product([False, True], repeat=len(part)):
+                    own = [1 if one else n for n, one in zip(part, ones, strict=True)]
+                    bias = rng.normal(0, 2, own).astype(dtype if len(part) % 2 else work_of(dtype))
+                    given = {"bias": bias, "where": rng.random(own) < 0.7, "temperature": 0.7, "softcap": 9.0}
+                    for f in (fsm.softmax, fsm.log_softmax, fsm.logsumexp):
+                        assert_same_bits(f(x, axis, **given), f(x, axis, backend=BACKENDS[0], **given), f"{own}")
+        given = {"bias": np.zeros(shape, dtype), "where": np.ones(shape[-1:], bool), "temperature": 2.0}
+        assert is_direct(x, -1, None, given)
+        assert is_direct(x, 0, np.empty_like(x), {"softcap": 3.0})
+
+
+@needs_c
+def test_what_is_not_direct():
+    x, out = np.ones((3, 4)), np.full((3, 4), 7.0)
+    fsm.softmax(x)
+    for given in (
+        {"bias": np.ones((4, 3)).T[:, ::-1]},  # not contiguous
+        {"bias": np.ones(4, "f4")},  # another dtype
+        {"bias": np.ones((2, 4))},  # does not broadcast
+        {"bias": np.ones((1, 3, 4))},
+        {"bias": [0.0] * 4},
+        {"bias": out},  # where the result goes
+        {"where": np.ones(4)},
+        {"where": True},
+        {"temperature": 0.0},
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": 2},
+        {"temperature": np.ones((3, 1))},
+        {"temperature": None},
+        {"softcap": 1},
+        {"softcap": 0.0},
+    ):
+        assert not is_direct(x, -1, out, given), given
+    for bad in ([1.0], None.__class__, out[:, :3], out.astype("f4"), x[0]):
+        assert not is_direct(x, -1, bad, {"temperature": 2.0})
+    assert not is_direct(np.ones((2, 3, 4)), -1, None, {"where": np.ones((2, 1, 4), bool)})  # nor are its batches one
+    assert (out == 7).all()
+    assert_same_bits(fsm.softmax(x, bias=out, out=out), fsm.softmax(x + 7))
 
 
 # ---- division ----
@@ -419,3 +484,38 @@ def test_return_lse_beside_out_is_the_pair(backend):
     assert pair[0] is out
     with pytest.raises(ValueError, match="out: cannot take two results"):
         fsm.logsumexp(X, 1, out=np.empty(3), return_sign=True, where=np.ones(4, bool))
+
+
+# ---- memory ----
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((3000, 1000), "float32"), ((3, 1_000_000), "float64"), ((300_000, 10), "float32"), ((3000, 1000), "float16")],
+    ids=str,
+)
+def test_nothing_of_the_size_of_x_is_allocated(shape, dtype, backend, run_ok):
+    """The most that is in use at once beside the arrays, as the system sees it."""
+    code = f"""
+import numpy as np, fastsoftmax as fsm
+def peak():
+    return 1024 * int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+fsm.set_num_threads(1)
+x = np.random.default_rng(0).normal(0, 1, {shape}).astype("f4").astype({dtype!r})
+given = dict(temperature=0.5, bias=np.zeros(x.shape[1], x.dtype), where=np.ones(x.shape[1], bool))
+small = x[:2, :9000].copy()
+fsm.softmax(small, out=small, backend={backend!r}, **given | {{"bias": 0.0, "where": True}})
+fsm.logsumexp(small, 1, backend={backend!r}, **given | {{"bias": 0.0, "where": True}})
+open("/proc/self/clear_refs", "w").write("5")  # the peak is what is in use now
+before = peak()
+fsm.softmax(x, out=x, backend={backend!r}, **given)
+fsm.logsumexp(x, 1, backend={backend!r}, **given)
+print(peak() - before)
+"""
+    extra = int(run_ok(code))
+    rows, n = shape
+    tile = max(1 << 17, n) * 16  # that Numba and NumPy work on, in float64
+    if dtype == "float16":
+        tile += rows * n * 4 if not backend.startswith("c-") else 4 << 19
+    most = 3 << 20 if backend.startswith("c-") else (4 << 20) + 4 * tile
+    assert extra < most, f"{extra >> 20} MiB"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-Direct = Callable[[Any, Any, Any], Any]
+Direct = Callable[..., Any]
 
 #: Row maps give an array like x, row reductions one number a row, element maps do not know rows at all.
 ROW_MAPS = ("softmax", "log_softmax", "logcumsumexp")
@@ -57,9 +57,9 @@ class Backend(Protocol):
     Modifiers come with BLOCKWISE operations and 3-D views only; n may be 0 if there is a sink.
 
     A backend may also have `direct(op, alone_below, threads)`, which makes a function that does a whole call, without
-    the overhead of any layer above. It takes x, axis and out as the caller gave them. If all is simple it gives the
-    result, else None, having done nothing. From alone_below(dtype) elements on it asks for how many threads,
-    threads(elements, dtype).
+    the overhead of any layer above. It takes x, axis and out as the caller gave them, and for BLOCKWISE operations, all
+    or none, where, temperature, bias and softcap. If all is simple it gives the result, else None, having done nothing.
+    From alone_below(dtype) elements on it asks for how many threads, threads(elements, dtype).
     """
 
     name: str

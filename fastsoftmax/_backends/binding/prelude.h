@@ -1,6 +1,7 @@
 #include "fastsoftmax.h"
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Direct calls: a function that Python calls as it calls its own, without cffi, with NumPy's arrays as they are.
  *
@@ -40,12 +41,14 @@ struct direct {
     const fsm_isa *isa;
     fsm_op op;
     int reduces;
-    size_t tiny_below;                        /* elements that are no longer a tiny call, see there, */
-    size_t alone_below[DIRECT_TYPES];         /* nor always one for a single thread: to ask takes 1 us */
-    uintptr_t ndarray, dtypes[DIRECT_TYPES], scalars[DIRECT_TYPES]; /* types and dtypes, as fsm_type numbers them; 0: unknown */
-    uintptr_t numpy;                          /* the capsule with NumPy's table of functions */
-    void **functions;                         /* that table, set here */
-    uintptr_t threads;                        /* (elements, dtype): for how many threads a call is */
+    size_t tiny_below;                /* elements that are no longer a tiny call, see there, */
+    size_t alone_below[DIRECT_TYPES]; /* nor always one for a single thread: to ask takes 1 us */
+    uintptr_t ndarray, dtypes[DIRECT_TYPES],
+        scalars[DIRECT_TYPES]; /* types and dtypes, as fsm_type numbers them; 0: unknown */
+    uintptr_t boolean;         /* the dtype of a mask */
+    uintptr_t numpy;           /* the capsule with NumPy's table of functions */
+    void **functions;          /* that table, set here */
+    uintptr_t threads;         /* (elements, dtype): for how many threads a call is */
 };
 
 #if defined METH_FASTCALL && !defined Py_GIL_DISABLED && !defined PYPY_VERSION
@@ -107,10 +110,88 @@ static long ask_threads(const struct direct *how, size_t elements, void *dtype) 
     return threads;
 }
 
-/* call(x, axis, out): the result, or None for what is not an array of these dtypes, contiguous, and along one axis or all. */
+/* ---- Modifiers: floats, and contiguous arrays that broadcast along whole groups of dimensions ---- */
+
+enum { WHERE = 3, TEMPERATURE, BIAS, SOFTCAP, ARGUMENTS };
+
+struct modified {
+    fsm_modifiers m;
+    float temperature32, empty32;
+    double temperature64, empty64;
+};
+
+/* The strides of a for the outer dimensions of x, those of a row (from first to before last) and the inner ones. */
+static bool strides_of(const struct array *a, const struct array *x, int first, int last, ptrdiff_t *strides) {
+    int ends[] = {0, first, last, x->ndim}, missing = x->ndim - a->ndim;
+    intptr_t step = 1;
+    if (missing < 0) return false;
+    for (int group = 2; group >= 0; group--) {
+        intptr_t next = -1; /* the stride of the next dimension, if it goes on from the one after it */
+        strides[group] = 0;
+        for (int d = ends[group + 1]; d-- > ends[group];) {
+            intptr_t length = d < missing ? 1 : a->shape[d - missing], stride = length == 1 ? 0 : step;
+            if (length != 1 && length != x->shape[d]) return false;
+            step *= length;
+            if (x->shape[d] == 1) continue;
+            if (next < 0) strides[group] = next = stride;
+            if (stride != next) return false;
+            next *= x->shape[d];
+        }
+    }
+    return true;
+}
+
+/* An argument that is None or such an array, of one of two dtypes, apart from y; false if it is neither. */
+static bool take_array(const struct direct *how, PyObject *given, const struct array *x, int first, int last,
+                       uintptr_t dtype, uintptr_t other, const struct array *y, size_t y_bytes, const void **data,
+                       ptrdiff_t *strides) {
+    const struct array *a = (const struct array *)given;
+    if (given == Py_None) return true;
+    if ((uintptr_t)Py_TYPE(given) != how->ndarray || (a->flags & NATIVE) != NATIVE) return false;
+    if ((uintptr_t)a->dtype != dtype && (uintptr_t)a->dtype != other) return false;
+    size_t bytes = times(8, a->shape, a->shape + a->ndim); /* at most */
+    if (y && a->data < y->data + y_bytes && y->data < a->data + bytes) return false;
+    *data = a->data;
+    return strides_of(a, x, first, last, strides);
+}
+
+/* A float that is neither nearly 0 nor nearly infinite, in whatever type. */
+static bool take_float(PyObject *given, double *value) {
+    if (!PyFloat_CheckExact(given)) return false;
+    *value = PyFloat_AsDouble(given);
+    return *value > 1e-30 && *value < 1e30;
+}
+
+static bool take_modifiers(const struct direct *how, PyObject *const *args, fsm_type type, const struct array *x,
+                           int first, int last, const struct array *y, size_t y_bytes, struct modified *d) {
+    bool single = type != FSM_F64;
+    fsm_type computed = single ? FSM_F32 : FSM_F64;
+    const void *where = NULL;
+    memset(&d->m, 0, sizeof d->m);
+    if (!take_float(args[TEMPERATURE], &d->temperature64)) return false;
+    d->temperature32 = (float)d->temperature64;
+    if (d->temperature64 != 1) d->m.temperature = single ? (void *)&d->temperature32 : (void *)&d->temperature64;
+    if (args[SOFTCAP] != Py_None && !take_float(args[SOFTCAP], &d->m.softcap)) return false;
+    if (!take_array(how, args[BIAS], x, first, last, how->dtypes[type], how->dtypes[computed], y, y_bytes, &d->m.bias,
+                    d->m.bias_strides))
+        return false;
+    if (d->m.bias)
+        d->m.bias_type = (uintptr_t)((const struct array *)args[BIAS])->dtype == how->dtypes[type] ? type : computed;
+    if (!take_array(how, args[WHERE], x, first, last, how->boolean, how->boolean, y, y_bytes, &where,
+                    d->m.where_strides))
+        return false;
+    d->m.where = where;
+    d->empty64 = how->op == FSM_LOG_SOFTMAX ? -Py_HUGE_VAL : 0;
+    d->empty32 = (float)d->empty64;
+    if (where) d->m.empty = single ? (void *)&d->empty32 : (void *)&d->empty64;
+    return true;
+}
+
+/* call(x, axis, out), or with where, temperature, bias and softcap: the result, or None for what is not an array of these
+ * dtypes, contiguous, and along one axis or all. */
 static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     const struct direct *how = PyLong_AsVoidPtr(self);
-    if (count != 3 || (uintptr_t)Py_TYPE(args[0]) != how->ndarray) Py_RETURN_NONE;
+    if ((count != WHERE && count != ARGUMENTS) || (uintptr_t)Py_TYPE(args[0]) != how->ndarray) Py_RETURN_NONE;
     const struct array *x = (const struct array *)args[0];
     fsm_type type = FSM_F32;
     while (type < DIRECT_TYPES && (uintptr_t)x->dtype != how->dtypes[type]) type++;
@@ -119,6 +200,7 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     if (size == 0) Py_RETURN_NONE;
 
     size_t n = size, inner = 1;
+    int first = 0, last = x->ndim;                      /* dimensions of a row */
     int ndim = how->reduces ? 0 : x->ndim, gone = ndim; /* of the result, with all of x as one row */
     if (args[1] != Py_None) {
         int overflow = 0;
@@ -127,6 +209,7 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
         if (axis < 0) axis += x->ndim;
         if (overflow || axis < 0 || axis >= x->ndim) Py_RETURN_NONE;
         n = (size_t)x->shape[axis];
+        first = (int)axis, last = first + 1;
         inner = times(1, x->shape + axis + 1, x->shape + x->ndim);
         if (how->reduces) ndim = x->ndim - 1, gone = (int)axis;
     }
@@ -137,9 +220,11 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     /* Letting go of the GIL takes 40 ns, and 5 us when another thread waits for it. */
     bool tiny = size < how->tiny_below, scalar = false;
     PyObject *y = args[2];
-    if (y != Py_None) {
-        if (!fits(how, x, (struct array *)y, ndim, gone, size * bytes, size / (how->reduces ? n : 1) * bytes))
-            Py_RETURN_NONE;
+    const struct array *given = y != Py_None ? (struct array *)y : NULL;
+    struct modified d;
+    if (given && !fits(how, x, given, ndim, gone, size * bytes, size / (how->reduces ? n : 1) * bytes)) Py_RETURN_NONE;
+    if (count == ARGUMENTS && !take_modifiers(how, args, type, x, first, last, given, size * bytes, &d)) Py_RETURN_NONE;
+    if (given) {
         Py_INCREF(y);
     } else if (how->reduces && ndim == 0) {
         scalar = true;
@@ -154,8 +239,8 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
                                  : (void *)&((struct scalar16 *)y)->value;
 
     PyThreadState *state = tiny ? NULL : PyEval_SaveThread();
-    fsm_status status =
-        fsm_run(how->isa, how->op, type, x->data, to, size / n / inner, n, inner, NULL, (unsigned)threads);
+    fsm_status status = fsm_run_modified(how->isa, how->op, type, x->data, to, size / n / inner, n, inner, NULL,
+                                         (unsigned)threads, count == ARGUMENTS ? &d.m : NULL);
     if (state) PyEval_RestoreThread(state);
     if (status == FSM_OK) return y;
     Py_DECREF(y);
