@@ -5,8 +5,8 @@
  * Every function takes rows of numbers and writes rows (or one number a row) into memory of the caller's. The result of
  * a row depends on the numbers of that row alone: the same bits for any number of threads, any place in a batch, any
  * memory layout, and on every ISA that has fused multiply-add ("scalar" is built without it and differs in the last
- * place). Nothing is allocated, except scratch for rows whose elements are not next to each other, and for logcumsumexp of
- * half types.
+ * place). Nothing is allocated, except scratch for rows whose elements are not next to each other, for long rows, for
+ * modifiers, and for logcumsumexp of half types.
  */
 #ifndef FASTSOFTMAX_H
 #define FASTSOFTMAX_H
@@ -89,7 +89,8 @@ typedef struct fsm_modifiers {
     ptrdiff_t lse_strides[2];
 } fsm_modifiers;
 
-/* fsm_run with modifiers, for these four ops; FSM_INVALID for others. y and lse must not overlap what the modifiers read. */
+/* fsm_run with modifiers, for these four ops; FSM_INVALID for others. y and lse must not overlap what the modifiers read; nor
+ * lse x or y. */
 FSM_API fsm_status fsm_run_modified(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, void *y, size_t outer,
                                     size_t n, size_t inner, const ptrdiff_t *strides, unsigned threads,
                                     const fsm_modifiers *modifiers);

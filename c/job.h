@@ -91,6 +91,12 @@ static void copy(fsm_type type, const void *from, ptrdiff_t from_row, ptrdiff_t 
     }
 }
 
+/* Rows whose elements are apart, of so many bytes, to be gathered at once: SQUARE, or fewer if that is too much memory. */
+static size_t square_of(size_t row_bytes) {
+    size_t widest = ((size_t)64 << 20) / row_bytes;
+    return widest < 1 ? 1 : widest < SQUARE ? widest : SQUARE;
+}
+
 /* ---- Scratch memory: a piece a thread ---- */
 
 /* One of as many pieces as there are threads, so one is always free. */

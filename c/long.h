@@ -57,7 +57,7 @@ static void run_prepared_finish(void *row, size_t i) {
         fill_empty(j, z, n);
     } else {
         double max;
-        if (!r->terms) prepare(j, &r->source, i * FSM_BLOCK, n, z, &max);
+        if (!r->terms) prepare(j, &r->source, i * FSM_BLOCK, n, z, least(j, &max, 0));
         j->kernels->finish(j->op, &r->parts[i], z, z, n, !r->terms, false);
     }
     if (is_half(j->type)) j->kernels->narrow(j->type, (float *)(void *)z, r->y + bytes_before(j->type, i), n);
@@ -111,5 +111,29 @@ static void run_long(const struct job *j, size_t outer, size_t inner, const void
 }
 
 static bool is_long(const struct job *j) { return fsm_is_blockwise(j->op) && j->row.count > FSM_BLOCK; }
+
+static void run_task_long(void *job, size_t index) {
+    struct job *j = job;
+    struct task t = task_of(j, index);
+    size_t mine = take_piece(j);
+    run_long(j, t.outer, t.inner, t.x, t.y, piece(j, mine), 1);
+    give_back(j, mine);
+}
+
+static fsm_status share_rows(struct job *j, unsigned threads) {
+    char *beside = malloc(bytes_for_long(j));
+    if (!beside) return FSM_NO_MEMORY;
+    for (size_t o = 0; o < j->outer.count; o++)
+        for (size_t i = 0; i < j->inner.count; i++) run_long(j, o, i, x_row(j, o, i), y_row(j, o, i), beside, threads);
+    free(beside);
+    return FSM_OK;
+}
+
+/* All rows, which are long and lie in one piece. */
+static fsm_status run_whole_long(struct job *j, unsigned threads) {
+    group_rows(j, 1);
+    if (threads > 1 && j->outer.count * j->inner.count < 4 * (size_t)threads) return share_rows(j, threads);
+    return run_with_scratch(run_task_long, j, bytes_for_long(j), threads);
+}
 
 #endif

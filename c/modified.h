@@ -1,5 +1,5 @@
-/* Rows with modifiers, but for long ones that lie in one piece (long.h): brought into memory where they are worked on, some at
- * a time. Included by rows.c alone. */
+/* Rows with modifiers, but for long ones that lie in one piece and have no sink (long.h): brought into memory where they are
+ * worked on, some at a time, each by one thread. Included by rows.c alone. */
 #ifndef FSM_MODIFIED_H
 #define FSM_MODIFIED_H
 
@@ -19,8 +19,9 @@ static bool is_in_y(const struct job *j) {
 }
 static size_t pitch_of(const struct job *j) { return total_of(j) + (is_in_one_piece(j) ? 0 : PAD); }
 static size_t rows_at_once(const struct job *j) {
-    size_t rows = AT_ONCE / total_of(j), least = is_in_one_piece(j) ? 1 : SQUARE;
-    return rows < least ? least : rows < NUMBERS ? rows : NUMBERS;
+    size_t rows = AT_ONCE / total_of(j), least = is_in_one_piece(j) ? 1 : square_of(pitch_of(j) * sizeof(double));
+    rows = rows < least ? least : rows < NUMBERS ? rows : NUMBERS;
+    return rows < j->inner.count ? rows : j->inner.count;
 }
 
 /* The same rows as numbers of the computed type, to which nothing more is to be done. */
@@ -72,8 +73,7 @@ static bool prepare_rows(const struct job *j, size_t outer, size_t inner, size_t
     size_t n = j->row.count;
     if (is_run(j, rows, x_pitch, z_pitch)) {
         struct source s = source_of(j, x, outer, inner);
-        double max;
-        prepare(j, &s, 0, rows * n, z, &max);
+        prepare(j, &s, 0, rows * n, z, least(j, max, 0));
         for (size_t r = 0; j->modifiers->empty && r < rows; r++)
             some[r] = !is_nothing(j, at(z, (ptrdiff_t)r * z_pitch, computed(j->type)), n);
         return false;

@@ -29,25 +29,9 @@ enum {
 #include "job.h"
 #include "prepare.h"
 #include "long.h"
+#include "modified.h"
 
 /* ---- Rows of a half type, through tiles of float32 that stay in the cache ---- */
-
-enum { NUMBERS = 256 }; /* rows of a tile, at most */
-
-/* Rows without gaps on both sides are one: a call for each of 10 elements takes twice as long. */
-static void widen_rows(const struct job *j, const char *x, ptrdiff_t pitch, float *tile, ptrdiff_t tile_pitch,
-                       size_t rows, size_t n) {
-    if (pitch == (ptrdiff_t)n && tile_pitch == pitch) n *= rows, rows = 1;
-    for (size_t i = 0; i < rows; i++)
-        j->kernels->widen(j->type, at(x, (ptrdiff_t)i * pitch, j->type), tile + (ptrdiff_t)i * tile_pitch, n);
-}
-
-static void narrow_rows(const struct job *j, const float *tile, ptrdiff_t tile_pitch, char *y, ptrdiff_t pitch,
-                        size_t rows, size_t n) {
-    if (pitch == (ptrdiff_t)n && tile_pitch == pitch) n *= rows, rows = 1;
-    for (size_t i = 0; i < rows; i++)
-        j->kernels->narrow(j->type, tile + (ptrdiff_t)i * tile_pitch, (char *)at(y, (ptrdiff_t)i * pitch, j->type), n);
-}
 
 /* Rows of n <= FSM_BLOCK elements. */
 static void run_half_rows(const struct job *j, const char *x, ptrdiff_t x_pitch, char *y, ptrdiff_t y_pitch,
@@ -72,34 +56,6 @@ static void run_rows(const struct job *j, const void *x, ptrdiff_t x_pitch, void
     else
         j->kernels->rows(j->op, x, x_pitch, y, y_pitch, rows, n, NULL);
 }
-
-/* ---- Long rows ---- */
-
-static void run_task_long(void *job, size_t index) {
-    struct job *j = job;
-    struct task t = task_of(j, index);
-    size_t mine = take_piece(j);
-    run_long(j, t.outer, t.inner, t.x, t.y, piece(j, mine), 1);
-    give_back(j, mine);
-}
-
-static fsm_status share_rows(struct job *j, unsigned threads) {
-    char *beside = malloc(bytes_for_long(j));
-    if (!beside) return FSM_NO_MEMORY;
-    for (size_t o = 0; o < j->outer.count; o++)
-        for (size_t i = 0; i < j->inner.count; i++) run_long(j, o, i, x_row(j, o, i), y_row(j, o, i), beside, threads);
-    free(beside);
-    return FSM_OK;
-}
-
-/* Long rows that lie in one piece. */
-static fsm_status run_whole_long(struct job *j, unsigned threads) {
-    group_rows(j, 1);
-    if (threads > 1 && j->outer.count * j->inner.count < 4 * (size_t)threads) return share_rows(j, threads);
-    return run_with_scratch(run_task_long, j, bytes_for_long(j), threads);
-}
-
-#include "modified.h"
 
 /* ---- Rows that lie in one piece ---- */
 
@@ -176,8 +132,8 @@ static fsm_status run_strided(struct job *j, unsigned threads) {
         group_rows(j, n < CHUNK / FSM_STRIP ? CHUNK / n / FSM_STRIP * FSM_STRIP : FSM_STRIP);
         return run_with_scratch(run_task_apart, j, FSM_TILE(n) * size, threads);
     }
-    size_t row_bytes = (n + PAD) * size, widest = ((size_t)64 << 20) / row_bytes;
-    group_rows(j, widest < 1 ? 1 : widest < SQUARE ? widest : SQUARE);
+    size_t row_bytes = (n + PAD) * size;
+    group_rows(j, square_of(row_bytes));
     return run_with_scratch(run_task_gathered, j, bytes_beside(j) + j->together * row_bytes, threads);
 }
 

@@ -403,6 +403,7 @@ static void check_other_layout(const struct block *b, const fsm_isa *isa, fsm_op
         {"rows of columns, 2 threads", outer, inner, {n * w, w, 1}, {m * w, w, 1}, 2, true, false},
         {"apart, 5 threads", outer, inner, {x * w, 2, x}, {y * w, 3, y}, 5, false, false},
         {"reversed", rows, 1, {-n - 1, -1, 1}, {-m - 2, -1, 1}, 1, false, false},
+        {"reversed rows", rows, 1, {-n - 1, 1, 1}, {-m - 2, 1, 1}, 1, false, false},
         {"with gaps", rows, 1, {n + 5, 1, 1}, {m + 3, 1, 1}, 1, false, false},
         {"one row repeated", rows, 1, {0, 1, 1}, {m, 1, 1}, 1, false, false},
     };

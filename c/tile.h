@@ -127,7 +127,8 @@ static inline void store_some(T *p, size_t k, vec a) {
  * on into the next row, which is written later. */
 TEMPLATE void deliver_to_rows(last_pass f, const struct last *l, const T *t, T *y, ptrdiff_t next, size_t rows,
                               size_t n) {
-    const T *end = next == (ptrdiff_t)n ? y + rows * n : y;
+    const T *end = y + rows * n; /* if they do */
+    bool dense = next == (ptrdiff_t)n;
     for (size_t i = (n - 1) / W * W + W; i;) {
         i -= W;
         for (size_t r = 0; r < rows; r += W) {
@@ -136,7 +137,7 @@ TEMPLATE void deliver_to_rows(last_pass f, const struct last *l, const T *t, T *
             v_transpose(m);
             EACH (j, W) {
                 T *to = y + (ptrdiff_t)(r + j) * next + i;
-                if (r + j < rows) store_some(to, to + W <= end ? W : n - i, m[j]);
+                if (r + j < rows) store_some(to, dense && to + W <= end ? W : n - i, m[j]);
             }
         }
     }

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from ._arrays import Array, DTypeArg, as_array
 from ._calls import hardmax_rows, map_rows, reduce_rows
 from ._dispatch import direct
-from ._modified import ONE, Asked, applied, modified_rows
+from ._modified import ONE, Asked, modified_rows
 from ._weighted import weighted_logsumexp
 
 
@@ -84,7 +84,7 @@ def softmax(
     Notes
     -----
     Rows are modified on their way, as if written ``numpy.where(where, cap(x / temperature) + bias, -inf)``, each step
-    rounded once, and to the same bits (but for tanh); nothing of the size of x is allocated but the result.
+    rounded once in the type that is computed in, and to the same bits (but for tanh).
 
     The name is Bridle's [1]_. Large x do not overflow, and x - max(x), whose rounding costs others up to 70 units in
     the last place [2]_, is not rounded: the error is at most 3 (float32) or 3.5 (float64), for subnormal results too.
@@ -114,6 +114,8 @@ def softmax(
         if y is not None:
             return y
     asked = Asked(where, temperature, bias, softcap, sink, empty, return_lse)
+    if asked.nothing:
+        return map_rows("softmax", x, axis, dtype, out, backend)
     return modified_rows("softmax", x, "x", asked, axis, dtype, out, backend)
 
 
@@ -154,6 +156,8 @@ def log_softmax(
         if y is not None:
             return y
     asked = Asked(where, temperature, bias, softcap, sink, empty, return_lse)
+    if asked.nothing:
+        return map_rows("log_softmax", x, axis, dtype, out, backend)
     return modified_rows("log_softmax", x, "x", asked, axis, dtype, out, backend)
 
 
@@ -299,11 +303,13 @@ def logsumexp(
             return y
     a, asked = as_array(a, "a"), Asked(where, temperature, bias, softcap, sink)
     if b is not None or a.dtype.kind == "c" or (dtype is not None and np.dtype(dtype).kind == "c"):
-        a = a if asked.nothing else applied(a, asked, dtype)
-        return weighted_logsumexp(a, b, axis, keepdims, return_sign, dtype, out, backend)
+        return weighted_logsumexp(a, b, asked, axis, keepdims, return_sign, dtype, out, backend)
     if return_sign and out is not None:
         raise ValueError("out: cannot take two results; leave it away with return_sign=True")
-    value = modified_rows("logsumexp", a, "a", asked, axis, dtype, out, backend, keepdims)
+    if asked.nothing:
+        value = reduce_rows("logsumexp", a, axis, dtype, out, backend, keepdims)
+    else:
+        value = modified_rows("logsumexp", a, "a", asked, axis, dtype, out, backend, keepdims)
     if not return_sign:
         return value
     return value, np.where(np.isnan(value), value, value > -np.inf).astype(value.dtype)[()]

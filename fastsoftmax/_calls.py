@@ -173,8 +173,13 @@ def execute(
     views = row_views(arrays, axes)
     if views is None and op in _backends.ELEMENT_MAPS:
         views = row_views(arrays, axes[-1:])
+    if views is None:  # of what broadcasts along part of a row it can be a copy
+        spread = {name: a for name, a in given.items() if name in ("bias", "where")}
+        whole: dict[str, Any] = {name: np.broadcast_to(a, x.shape).copy() for name, a in spread.items()}
+        given |= whole
+        views = row_views([x, y, *given.values()], axes)
     if views is None:
-        through_copies(choice, x, y, axes, modifiers)
+        through_copies(choice, x, y, axes, modifiers and modifiers._replace(**whole))
         return
     for x3, y3, *others in views:
         outer, n, inner = x3.shape
@@ -190,10 +195,6 @@ def through_copies(
     moved = {name: rows_last(a, axes) for name, a in {"x": x, "y": y, **arrays_of(modifiers)}.items()}
     copies: dict[str, Any] = {name: a.copy(order="C") for name, a in moved.items()}
     last = tuple(range(x.ndim - len(axes), x.ndim))
-    for name in ("bias", "where"):  # whole rows, that have strides
-        if name in copies:
-            whole = (*copies[name].shape[: -len(last)], *copies["x"].shape[-len(last) :])
-            copies[name] = np.broadcast_to(copies[name], whole).copy()
     x, y = copies.pop("x"), copies.pop("y")
     execute(choice, x, y, last, modifiers and modifiers._replace(**copies))
     moved["y"][...] = y

@@ -24,7 +24,7 @@ from ._arrays import (
     same_memory,
 )
 from ._backends import Modifiers, work_dtype
-from ._calls import arrays_of, choose, execute, map_rows, reduce_rows
+from ._calls import arrays_of, choose, execute, load
 from ._config import resolve
 
 EMPTY = ("nan", "zero", "uniform")
@@ -43,10 +43,14 @@ class Asked(NamedTuple):
     return_lse: bool = False
 
     @property
+    def keeps_differences(self) -> bool:
+        """Whether x itself stays as it is, where it is not masked."""
+        return self.bias is self.softcap is self.sink is None and self.temperature is ONE
+
+    @property
     def nothing(self) -> bool:
         """Whether nothing was asked for."""
-        arrays = self.where is self.bias is self.softcap is self.sink is self.empty is None
-        return arrays and self.temperature is ONE and not self.return_lse
+        return self.where is self.empty is None and not self.return_lse and self.keeps_differences
 
 
 def modified_rows(
@@ -62,12 +66,6 @@ def modified_rows(
 ) -> Any:
     """The result of a row map, or of a reduction; with it logsumexp, if that was asked for."""
     reduces = op in _backends.ROW_REDUCTIONS
-    if asked.nothing:
-        return (
-            reduce_rows(op, x, axis, dtype, out, backend, keepdims)
-            if reduces
-            else map_rows(op, x, axis, dtype, out, backend)
-        )
     x = as_array(x, name)
     result, axes = result_dtype(x.dtype, dtype, name), normalize_axes(axis, x.ndim)
     if backend is not None:
@@ -82,12 +80,17 @@ def modified_rows(
         if lse is not None:
             lse[...] = _of_nothing(kept, lse.dtype, modifiers)
     else:
-        given = convert(convert(x, result), choice.dtype)
+        given, top = convert(convert(x, result), choice.dtype), None
+        if asked.keeps_differences:  # of integers that are too big, too
+            given, top = load(op, x, result, choice.dtype, axes)
         y = _output(x, given, target, kept if reduces else x.shape, reduces)
         if given is x and not (not reduces and same_memory(x, y)) and overlap(x, y):
             given = x.copy()
         modifiers = _apart(modifiers, y)
         execute(choice, given, y, axes, modifiers)
+        for numbers_of_rows in (y if reduces else None, lse):
+            if top is not None and numbers_of_rows is not None:
+                numbers_of_rows += top
     delivered = deliver(y.reshape(shape) if reduces else y, result, target, out)
     value = delivered[()] if out is None and reduces else delivered
     if lse is None:
@@ -95,19 +98,22 @@ def modified_rows(
     return value, lse.reshape(tuple(length for i, length in enumerate(x.shape) if i not in axes))[()]
 
 
-def applied(a: Array, asked: Asked, dtype: DTypeArg) -> Array:
-    """A new array of what is to be summed, for sums that no kernel computes: with weights, or of complex numbers."""
+def applied(a: Array, asked: Asked, axis: Any, dtype: np.dtype[Any]) -> Array:
+    """What is to be summed, of that dtype, for sums that no kernel computes: with weights, or of complex numbers."""
     for name in ("softcap", "sink"):
         if getattr(asked, name) is not None:
             raise ValueError(f"{name}: not with b or complex a")
-    result = result_dtype(a.dtype, dtype, "a", complex_too=True)
-    temperature = _numbers(asked.temperature, "temperature", np.empty(0, work_dtype(result)).real.dtype)
+    work = work_dtype(dtype)
+    axes = normalize_axes(axis, a.ndim)
+    kept, _ = reduced_shapes(a.shape, axes, True)
+    temperature = _numbers(asked.temperature, "temperature", np.empty(0, work).real.dtype)
     _check_positive(temperature, asked.temperature)
-    z = convert(a, work_dtype(result)) / _broadcast(temperature, "temperature", a.shape)
-    if asked.bias is not None:
-        z += _broadcast(as_array(asked.bias, "bias"), "bias", a.shape)
-    if asked.where is not None:
-        np.copyto(z, -np.inf, where=~_broadcast(_mask(asked.where), "where", a.shape))
+    with np.errstate(all="ignore"):
+        z = np.asarray(convert(a, work) / _broadcast(temperature, "temperature", kept, axes))
+        if asked.bias is not None:
+            z = np.asarray(z + _broadcast(_numbers(asked.bias, "bias", temperature.dtype), "bias", a.shape))
+        if asked.where is not None:
+            np.copyto(z, -np.inf, where=~_broadcast(_mask(asked.where), "where", a.shape))
     return z
 
 
@@ -153,11 +159,10 @@ def _check(
         where = _broadcast(_mask(asked.where), "where", x.shape)
     if asked.bias is not None:
         bias = as_array(asked.bias, "bias")
-        own = result_dtype(bias.dtype, None, "bias")
-        bias = _broadcast(convert(bias, taken if own == taken else work), "bias", x.shape)
+        bias = _broadcast(_numbers(bias, "bias", taken if bias.dtype == taken else work), "bias", x.shape)
     if asked.sink is not None:
         sink = _broadcast(_numbers(asked.sink, "sink", work), "sink", kept, axes)
-    if asked.empty is not None and asked.empty not in EMPTY:
+    if asked.empty is not None and not (isinstance(asked.empty, str) and asked.empty in EMPTY):
         raise ValueError(f"empty: one of {', '.join(EMPTY)} expected, not {asked.empty!r}")
     empty = asked.empty or ("nan" if where is None else "zero")
     n = math.prod(x.shape[i] for i in axes)
@@ -196,11 +201,14 @@ def _check_softcap(softcap: Any, work: np.dtype[Any]) -> float:
         return 0.0
     if isinstance(softcap, (bool, np.bool_)) or not isinstance(softcap, numbers.Real):
         raise TypeError(f"softcap: a real number or None expected, not {softcap!r}")
-    with np.errstate(all="ignore"):
-        value = work.type(softcap)
+    try:
+        with np.errstate(all="ignore"):
+            value = float(work.type(softcap))
+    except OverflowError:
+        value = math.inf
     if not 0 < value < np.inf:
         raise ValueError(f"softcap: a finite number above 0 (in {work}) expected, not {softcap}")
-    return float(value)
+    return value
 
 
 def _value_of_empty(op: str, uniform: bool, n: int) -> float:
@@ -213,7 +221,10 @@ def _broadcast(array: Array, name: str, shape: tuple[int, ...], axes: tuple[int,
     """The array with as many dimensions as shape, which it broadcasts to. With axes that is one number a row."""
     missing = len(shape) - array.ndim
     if missing >= 0 and all(n in (1, m) for n, m in zip(array.shape, shape[missing:], strict=True)):
-        return array[(np.newaxis,) * missing] if missing else array
+        array = array[(np.newaxis,) * missing] if missing else array
+        if 0 in array.strides:  # broadcast by the caller
+            array = array[tuple(slice(0, 1) if step == 0 else slice(None) for step in array.strides)]
+        return array
     if axes is None:
         raise ValueError(f"{name}: shape {array.shape} does not broadcast to that of x, {shape}")
     raise ValueError(

@@ -1,4 +1,4 @@
-"""logsumexp with weights, with signs and of complex numbers: SciPy's semantics, computed one precision wider.
+"""logsumexp with weights and of complex numbers: SciPy's semantics, computed one precision wider.
 
 With T the sum of b e^(a - shift), B its part where (the real part of) a is largest and s the rest, log|T| is
 log|B| + log|1 + s/B|, and log|1 + q| = log1p(Re q (2 + Re q) + (Im q)^2) / 2 keeps the digits of a small q.
@@ -25,6 +25,7 @@ from ._arrays import (
     rows_last,
 )
 from ._config import resolve
+from ._modified import Asked, applied
 
 TILE = 1 << 16  # elements worked on at a time
 WIDER = {"f": "d", "d": "g", "F": "D", "D": "G"}
@@ -33,6 +34,7 @@ WIDER = {"f": "d", "d": "g", "F": "D", "D": "G"}
 def weighted_logsumexp(
     a: ArrayLike,
     b: ArrayLike | None,
+    asked: Asked,
     axis: Any,
     keepdims: bool,
     return_sign: bool,
@@ -49,6 +51,8 @@ def weighted_logsumexp(
     floats = [result_dtype(x.dtype, None, name, complex_too=True) for x, name in zip(arrays, "ab", strict=False)]
     given = [x.dtype for x in arrays] if all(x.dtype.kind != "V" for x in arrays) else floats  # bfloat16 knows no ints
     result = result_dtype(np.result_type(*given), dtype, "a", complex_too=True)
+    if not asked.nothing:
+        arrays[0] = applied(arrays[0], asked, axis, result)
     arrays = list(_broadcast(arrays))
     axes = normalize_axes(axis, arrays[0].ndim)
     _, shape = reduced_shapes(arrays[0].shape, axes, keepdims)

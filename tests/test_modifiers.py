@@ -120,6 +120,35 @@ def test_any_broadcasting(shape, axis, backend):
     assert_same_bits(fsm.softmax(x, axis, bias=bias, where=where, empty="nan", backend=backend), want)
 
 
+@pytest.mark.parametrize(("short", "axis"), [((1, 4, 5), -1), ((3, 1, 5), (1, 2)), ((1, 1, 1), -1), ((3, 4, 1), 1)])
+@pytest.mark.parametrize("dtype", ["float32", "longdouble"])
+def test_operands_that_are_broadcast_already(short, axis, dtype, backend):
+    """Lengths without strides."""
+    rng = np.random.default_rng(2)
+    x, bias = rng.normal(0, 2, (3, 4, 5)).astype(dtype), rng.normal(0, 2, short).astype(dtype)
+    full = np.broadcast_to(bias, x.shape)
+    want = fsm.softmax(x + bias, axis, backend=backend)
+    for given in (full, full[0], np.broadcast_to(bias[:1], (1, 4, 5))):
+        if given is full or short[0] == 1:
+            where = np.broadcast_to(np.True_, given.shape)
+            assert_array_equal(fsm.softmax(x, axis, bias=given, where=where, backend=backend), want)
+
+
+def test_reversed_results(dtype, backend):
+    """Rows whose results lie in the other order, with gaps that stay as they are."""
+    for n in (1, 3, 7, 10, 24, 40, 300):
+        x = np.random.default_rng(n).normal(0, 2, (17, n)).astype(dtype)
+        for given in ({}, {"temperature": 0.7}):
+            want = fsm.softmax(x, backend=backend, **given)
+            for gap in (0, 3):
+                whole = np.full((51, n + gap), 7, dtype)
+                out = whole[::-3, :n]
+                fsm.softmax(x, out=out, backend=backend, **given)
+                assert_same_bits(out.copy(), want)
+                out[...] = 7
+                assert (whole == 7).all()
+
+
 # ---- direct calls: without backend= ----
 
 needs_c = pytest.mark.skipif(not BACKENDS[0].startswith("c-"), reason="the C part is not expected here")
@@ -421,6 +450,29 @@ def test_weighted_and_complex_sums():
             fsm.logsumexp(a, 1, b, **{name: 1.0})
 
 
+def test_weighted_sums_of_all_types_and_shapes(bfloat16):
+    assert fsm.logsumexp(3.0, b=2.0, where=True, temperature=2.0) == fsm.logsumexp(1.5, b=2.0)
+    for dtype in (np.float16, bfloat16, np.float32):
+        a, b, out = np.ones(4, dtype), np.full(4, 2, dtype), np.empty((), dtype)
+        assert fsm.logsumexp(a, b=b, temperature=2, out=out) is out
+        assert_array_equal(out, fsm.logsumexp(a / dtype(2), b=b))
+    with pytest.raises(ValueError, match=r"temperature: shape \(3,\) does not broadcast to one number a row"):
+        fsm.logsumexp(np.zeros((2, 3)), 1, b=np.ones(3), temperature=np.ones(3))
+    for bias in ("a", np.ones(3, complex), [None]):
+        with pytest.raises(TypeError, match="bias: dtype"):
+            fsm.logsumexp(np.zeros(3), b=np.ones(3), bias=bias)
+    assert fsm.logsumexp(np.full(3, 1e308), b=np.ones(3), temperature=0.1) == np.inf  # and no warning
+
+
+def test_big_integers_keep_their_differences(backend):
+    x = np.array([2**60, 2**60 + 1, 2**60 + 3])
+    want = fsm.softmax(x, backend=backend)
+    y, lse = fsm.softmax(x, where=np.ones(3, bool), return_lse=True, backend=backend)
+    assert_same_bits(y, want)
+    assert lse == fsm.logsumexp(x, backend=backend)
+    assert fsm.logsumexp(x, where=np.ones(3, bool), backend=backend) == lse
+
+
 # ---- what is refused ----
 
 X = np.zeros((3, 4))
@@ -450,6 +502,9 @@ X = np.zeros((3, 4))
         ({"bias": ["a"]}, TypeError, "bias: dtype"),
         ({"bias": np.ones(4, complex)}, TypeError, "bias: dtype complex128 is not supported"),
         ({"bias": np.ma.ones(4)}, TypeError, "bias: masked arrays are not supported"),
+        ({"bias": np.ones(4, bool)}, TypeError, "bias: real numbers expected, not bool"),
+        ({"empty": np.array(["zero"] * 2)}, ValueError, "empty: one of nan, zero, uniform expected"),
+        ({"softcap": 10**400}, ValueError, "softcap: a finite number above 0"),
         ({"softcap": 0}, ValueError, "softcap: a finite number above 0 .* not 0"),
         ({"softcap": -1.0}, ValueError, "softcap: .* not -1.0"),
         ({"softcap": np.nan}, ValueError, "softcap: .* not nan"),

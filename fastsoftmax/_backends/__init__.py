@@ -24,9 +24,6 @@ KINDS = ("c", "numba", "numpy")  # best first; each is a module of this package
 TAKE_HALVES = ("c",)  # kinds that compute from and to float16 and bfloat16; the others are given float32
 
 
-BLOCKWISE = ("softmax", "log_softmax", "logsumexp", "logmeanexp")  # what can be done to rows with Modifiers
-
-
 class Modifiers(NamedTuple):
     """What is done to rows before their operation, in this order, each step rounded once (half types: in float32).
 
@@ -54,12 +51,12 @@ class Backend(Protocol):
     are aligned, of one native dtype (float32 or float64; some kinds TAKE_HALVES, "numpy" takes longdouble), and are
     either C-contiguous of any shape, or 3-D views with any strides that are whole elements (y of a reduction: 2-D,
     outer and inner). They are the same memory element for element, or apart. Nothing but MemoryError is raised.
-    Modifiers come with BLOCKWISE operations and 3-D views only; n may be 0 if there is a sink.
+    Modifiers come with 3-D views, and for softmax, log_softmax, logsumexp and logmeanexp only.
 
     A backend may also have `direct(op, alone_below, threads)`, which makes a function that does a whole call, without
-    the overhead of any layer above. It takes x, axis and out as the caller gave them, and for BLOCKWISE operations, all
-    or none, where, temperature, bias and softcap. If all is simple it gives the result, else None, having done nothing.
-    From alone_below(dtype) elements on it asks for how many threads, threads(elements, dtype).
+    the overhead of any layer above. It takes x, axis and out as the caller gave them, and if the operation takes
+    modifiers, all or none of where, temperature, bias and softcap. If all is simple it gives the result, else None,
+    having done nothing. From alone_below(dtype) elements on it asks for how many threads, threads(elements, dtype).
     """
 
     name: str

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastsoftmax._backends import ELEMENT_MAPS, ROW_REDUCTIONS, Array, Modifiers
-from fastsoftmax._backends._modified import Tile, run_modified, tiles
+from fastsoftmax._backends._tilewise import Tile, run_modified, tiles
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ELEMENT_MAPS, Backend, Modifiers
-from ._modified import run_modified, tiles
+from ._tilewise import run_modified, tiles
 
 Array = NDArray[Any]
 

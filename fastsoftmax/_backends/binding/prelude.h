@@ -155,7 +155,7 @@ static bool take_array(const struct direct *how, PyObject *given, const struct a
     return strides_of(a, x, first, last, strides);
 }
 
-/* A float that is neither nearly 0 nor nearly infinite, in whatever type. */
+/* A float that is neither nearly 0 nor nearly infinite, in whatever type; _modified.py has the same limits. */
 static bool take_float(PyObject *given, double *value) {
     if (!PyFloat_CheckExact(given)) return false;
     *value = PyFloat_AsDouble(given);
@@ -183,7 +183,8 @@ static bool take_modifiers(const struct direct *how, PyObject *const *args, fsm_
     d->m.where = where;
     d->empty64 = how->op == FSM_LOG_SOFTMAX ? -Py_HUGE_VAL : 0;
     d->empty32 = (float)d->empty64;
-    if (where) d->m.empty = single ? (void *)&d->empty32 : (void *)&d->empty64;
+    if (where) /* the default, as _modified.py has it */
+        d->m.empty = single ? (void *)&d->empty32 : (void *)&d->empty64;
     return true;
 }
 
