@@ -331,6 +331,19 @@ def test_bytes_that_are_true(backend):
     assert (fsm.softmax(x, where=where, backend=backend)[[0, 2, 3, 4]] > 0).all()
 
 
+def test_no_floating_point_error(dtype, backend):
+    """Not where results overflow or underflow, however strict the caller is."""
+    big, x = np.finfo(dtype).max, np.zeros((3, 40), dtype)
+    x[0, 0], x[0, 1], x[1, 0], x[2, ::2] = big, -big, np.inf, -np.inf
+    where = np.arange(40) != 5
+    with np.errstate(all="raise"):
+        for given in ({"temperature": 0.01}, {"bias": x}, {"softcap": 3.0}, {"sink": -big}, {"where": where}):
+            for f in MAPS.values():
+                f(x, return_lse=True, backend=backend, **given)
+            fsm.logsumexp(x, 1, backend=backend, **given)
+        assert fsm.log_softmax(x[:1, :2], where=where[:2], backend=backend)[0, 1] == -np.inf
+
+
 def test_sink_is_part_of_the_sum_alone(dtype, backend):
     """Miller's e^x / (1 + sum e^x) is a sink of 0; an infinite sink takes all or nothing."""
     x = np.random.default_rng(0).normal(0, 2, (6, 30)).astype(dtype)

@@ -31,18 +31,23 @@ def run_modified(
     rows_of_y = y.swapaxes(1, 2) if op in ROW_MAPS else y
     for tile in todo:
         with np.errstate(all="ignore"):
-            z = _modified(rows_of_x[tile], modifiers, tile)
-        rows = z.reshape(-1, z.shape[2])
-        empty = None
-        if op in ROW_MAPS and modifiers.empty is not None:
-            empty = np.maximum.reduce(rows, axis=1) == -np.inf
-        if modifiers.lse is not None:
-            modifiers.lse[tile] = run("logsumexp", rows).reshape(*z.shape[:2], 1)
-        values = run(op, rows)
-        if empty is not None:
-            values[empty] = modifiers.empty
-        results = values.reshape(*z.shape[:2], -1)
-        rows_of_y[tile] = results[..., : x.shape[1]] if op in ROW_MAPS else results[..., 0]
+            rows_of_y[tile] = _tile(run, op, rows_of_x[tile], modifiers, tile)
+
+
+def _tile(run: Callable[[str, Array], Array], op: str, rows_of_x: Array, modifiers: Modifiers, tile: Tile) -> Array:
+    """The results of a tile."""
+    z = _modified(rows_of_x, modifiers, tile)
+    rows = z.reshape(-1, z.shape[2])
+    empty = None
+    if op in ROW_MAPS and modifiers.empty is not None:
+        empty = np.maximum.reduce(rows, axis=1) == -np.inf
+    if modifiers.lse is not None:
+        modifiers.lse[tile] = run("logsumexp", rows).reshape(*z.shape[:2], 1)
+    values = run(op, rows)
+    if empty is not None:
+        values[empty] = modifiers.empty
+    results = values.reshape(*z.shape[:2], -1)
+    return results[..., : rows_of_x.shape[2]] if op in ROW_MAPS else results[..., 0]
 
 
 def _rows_last(modifiers: Modifiers, shape: tuple[int, ...]) -> Modifiers:

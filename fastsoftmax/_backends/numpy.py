@@ -160,18 +160,18 @@ class NumpyBackend:
         wide = np.promote_types(x.dtype, np.float64)
 
         def kernel(op: str, rows: Array) -> Array:
-            with np.errstate(all="ignore"):
-                return KERNELS[op](np.ascontiguousarray(rows, dtype=wide).reshape(-1, rows.shape[-1]))
+            return KERNELS[op](np.ascontiguousarray(rows, dtype=wide).reshape(-1, rows.shape[-1]))
 
         todo = tiles(outer, n, inner, TILE)
-        if modifiers is not None:
-            run_modified(kernel, op, x, y, modifiers, todo)
-            return
-        rows_of_x = x.reshape(outer, n, inner).swapaxes(1, 2)
-        rows_of_y = y.reshape(outer, -1, inner).swapaxes(1, 2)  # one column for the reductions
-        for tile in todo:
-            rows = rows_of_x[tile]
-            rows_of_y[tile] = kernel(op, rows).reshape(*rows.shape[:2], -1)
+        with np.errstate(all="ignore"):
+            if modifiers is not None:
+                run_modified(kernel, op, x, y, modifiers, todo)
+                return
+            rows_of_x = x.reshape(outer, n, inner).swapaxes(1, 2)
+            rows_of_y = y.reshape(outer, -1, inner).swapaxes(1, 2)  # one column for the reductions
+            for tile in todo:
+                rows = rows_of_x[tile]
+                rows_of_y[tile] = kernel(op, rows).reshape(*rows.shape[:2], -1)
 
 
 def available() -> tuple[str, ...]:
