@@ -29,7 +29,10 @@ def jobs(task: Task) -> Iterator[Job]:
 
     @jax.jit
     def function(x: jax.Array) -> jax.Array:
-        x = x / given.get("temperature", 1) + given.get("bias", 0)
+        if "temperature" in given:
+            x = x / given["temperature"]
+        if "bias" in given:
+            x = x + given["bias"]
         if "where" in given:
             x = jax.numpy.where(given["where"], x, -jax.numpy.inf)
         return getattr(jax.nn, task.op)(x, axis=task.axis)
