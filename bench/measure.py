@@ -11,7 +11,7 @@ from statistics import median
 import ml_dtypes
 import numpy as np
 from peers import OURS, Job, Peer, Task
-from reference import BOUNDS, reference, worst_ulp
+from reference import BOUNDS, modified, reference, worst_ulp
 from workloads import Cell
 
 from fastsoftmax._tune import cpu_seconds_of_others
@@ -117,12 +117,12 @@ def check(cell: Cell, ulp: float) -> None:
 
 def enter(cell: Cell, libraries: Mapping[str, Peer], threads: int) -> tuple[list[Contestant], list[str]]:
     """Who takes part, results compared; and who gives results too wrong to be timed."""
-    task = Task(cell.op, cell.logits(), cell.workload.axis, cell.workload.out, threads)
+    task = Task(cell.op, cell.logits(), cell.workload.axis, cell.workload.out, threads, cell.given())
     with np.errstate(all="ignore"):
-        exact, size = reference(task.op, task.x, task.axis)
+        exact, size = reference(task.op, modified(task.x, **task.given), task.axis)
     entered, wrong = [], []
     for name, library in libraries.items():
-        if cell.dtype not in library.DTYPES:
+        if cell.dtype not in library.DTYPES or (task.given and not library.MODIFIES):
             continue
         variants = []
         for job in library.jobs(task):

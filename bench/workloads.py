@@ -23,6 +23,7 @@ class Workload:
     kind: str
     axis: int = -1
     causal: bool = False  # -inf above the diagonal
+    modifier: str = ""  # what is done to the rows first: "temperature", "bias", "mask" or "causal mask"
     out: bool = True  # results go into arrays made before; without, every call makes its own
     full: bool = False  # too long for the short version
 
@@ -53,6 +54,19 @@ class Cell:
             x[..., np.triu(np.ones(w.shape[-2:], bool), 1)] = -np.inf
         return x.astype(self.dtype)
 
+    def given(self) -> dict[str, NDArray[np.generic] | float]:
+        """What modifies the rows, as the arguments of softmax; the same for all of them but for a causal mask."""
+        n = self.workload.shape[-1]
+        if self.workload.modifier == "temperature":
+            return {"temperature": 0.7}
+        if self.workload.modifier == "bias":  # ALiBi's of one head
+            return {"bias": np.linspace(-n / 64, 0, n, dtype=np.float32).astype(self.dtype)}
+        if self.workload.modifier == "mask":  # padding
+            return {"where": np.arange(n) < n * 3 // 4}
+        if self.workload.modifier == "causal mask":
+            return {"where": np.tri(*self.workload.shape[-2:], dtype=bool)}
+        return {}
+
 
 SWEEP = [10**i for i in range(1, 7)]  # columns of a million numbers
 
@@ -80,6 +94,11 @@ WORKLOADS = (
     Workload("1000x1000-axis0", (1000, 1000), "other axes", axis=0),
     Workload("512x4096-axis0", (512, 4096), "other axes", axis=0),
     Workload("16x64x1024-axis1", (16, 64, 1024), "other axes", axis=1),
+    Workload("128x1000-temperature", (128, 1000), "modified", modifier="temperature"),
+    Workload("1x30522-temperature", (1, 30_522), "modified", modifier="temperature"),
+    Workload("6144x512-bias", (6144, 512), "modified", modifier="bias"),
+    Workload("6144x512-mask", (6144, 512), "modified", modifier="mask"),
+    Workload("1024x1024-causal-mask", (1024, 1024), "modified", modifier="causal mask"),
     *(Workload(f"sweep-{10**6 // k}x{k}", (10**6 // k, k), "sweep", full=True) for k in SWEEP),
     *(Workload(f"{rows}x2", (rows, 2), "short rows", full=True) for rows in (256, 100_000)),  # next sentence, yes or no
 )
@@ -88,10 +107,14 @@ IN_FLOAT64 = ("10", "4096x128", "128x1000", "32x50257", "1000x1000-axis0")  # in
 IN_HALVES = ("10", "4096x128", "128x1000", "32x50257", "4096x8")  # in both
 
 
+def ops_of(workload: Workload) -> tuple[str, ...]:
+    return OPS[:1] if workload.modifier else OPS
+
+
 def cells(full: bool = False) -> list[Cell]:
     """The cells of the short version, or all."""
-    single = [Cell(op, "float32", w) for w in WORKLOADS for op in OPS if full or not w.full]
-    double = [Cell(op, "float64", w) for w in WORKLOADS for op in OPS if full or w.name in IN_FLOAT64]
+    single = [Cell(op, "float32", w) for w in WORKLOADS for op in ops_of(w) if full or not w.full]
+    double = [Cell(op, "float64", w) for w in WORKLOADS for op in ops_of(w) if full or w.name in IN_FLOAT64]
     halves = [Cell(op, d, w) for d in HALVES for w in WORKLOADS for op in OPS if w.name in IN_HALVES]
     return single + double + halves
 

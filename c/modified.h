@@ -25,9 +25,8 @@ static size_t rows_at_once(const struct job *j) {
 }
 
 /* The same rows as numbers of the computed type, to which nothing more is to be done. */
-static struct job plain_job(const struct job *j, fsm_op op) {
+static struct job plain_job(const struct job *j) {
     struct job plain = *j;
-    plain.op = op;
     plain.type = computed(j->type);
     plain.modifiers = NULL;
     plain.row.count = total_of(j);
@@ -38,12 +37,12 @@ static struct job plain_job(const struct job *j, fsm_op op) {
  * first, then half types as they are, then rows. */
 struct plan {
     const struct job *job;
-    struct job plain, lse;
+    struct job plain;
     size_t halves, rows, bytes;
 };
 
 static struct plan plan_of(const struct job *j) {
-    struct plan p = {j, plain_job(j, j->op), plain_job(j, FSM_LOGSUMEXP), 0, 0, 0};
+    struct plan p = {j, plain_job(j), 0, 0, 0};
     size_t elements = rows_at_once(j) * pitch_of(j);
     p.halves = is_long(&p.plain) ? bytes_for_long(&p.plain) : 0;
     p.rows = p.halves + (is_half(j->type) && !is_in_one_piece(j) ? (elements * 2 + LINE - 1) / LINE * LINE : 0);
@@ -60,6 +59,66 @@ static bool is_run(const struct job *j, size_t rows, ptrdiff_t x_pitch, ptrdiff_
     return !m->where || (m->where_strides[1] == 1 && m->where_strides[j->swapped ? 0 : 2] == n);
 }
 
+/* ---- Masked ends of rows are cut off: causal masks, padding ---- */
+
+/* The elements of some rows that are worked on; the others are masked in all of them. */
+struct cut {
+    size_t from, to;
+};
+
+enum {
+    WORD = sizeof(uint64_t),
+    WORTH = 64
+}; /* bytes of a mask looked at together; elements from which on it is worth it */
+
+static bool is_masked(const unsigned char *where) {
+    uint64_t word;
+    memcpy(&word, where, WORD);
+    return !word;
+}
+static size_t first_kept(const unsigned char *where, size_t end) {
+    size_t i = 0;
+    while (i + WORD <= end && is_masked(where + i)) i += WORD;
+    while (i < end && !where[i]) i++;
+    return i;
+}
+static size_t last_kept(const unsigned char *where, size_t begin, size_t end) {
+    while (begin + WORD <= end && is_masked(where + end - WORD)) end -= WORD;
+    while (begin < end && !where[end - 1]) end--;
+    return end;
+}
+
+/* Whole groups at the front, so that sums are added up in the same order. A mean counts all elements, and a sink has its place
+ * after them. */
+static struct cut cut_of(const struct job *j, size_t outer, size_t inner, size_t rows) {
+    const fsm_modifiers *m = j->modifiers;
+    size_t n = j->row.count;
+    if (!m->where || m->where_strides[1] != 1 || m->sink || n < WORTH || j->op == FSM_LOGMEANEXP)
+        return (struct cut){0, n};
+    struct cut c = {n, 0};
+    for (size_t r = 0; r < rows; r++) {
+        const unsigned char *where = source_of(j, NULL, outer, inner + r).where;
+        c.from = first_kept(where, c.from);
+        c.to = last_kept(where, c.to, n);
+    }
+    c.from = c.from / FSM_GROUP * FSM_GROUP;
+    return c.from < c.to ? c : (struct cut){0, FSM_GROUP};
+}
+
+static void fill_with(fsm_type type, void *p, double value, size_t n) {
+    for (size_t i = 0; type == FSM_F64 && i < n; i++) ((double *)p)[i] = value;
+    for (size_t i = 0; type == FSM_F32 && i < n; i++) ((float *)p)[i] = (float)value;
+}
+
+/* The results of what was cut off: NaN in a row of NaN, else what -inf gives. */
+static void fill_ends(const struct job *j, char *row, struct cut c) {
+    fsm_type type = computed(j->type);
+    double first = value_of(j, at(row, (ptrdiff_t)c.from, type));
+    double value = isnan(first) ? first : j->op == FSM_SOFTMAX ? 0 : -(double)INFINITY;
+    fill_with(type, row, value, c.from);
+    fill_with(type, (char *)at(row, (ptrdiff_t)c.to, type), value, j->row.count - c.to);
+}
+
 static bool is_nothing(const struct job *j, const char *z, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (!(value_of(j, at(z, (ptrdiff_t)i, computed(j->type))) == -INFINITY)) return false;
@@ -68,10 +127,10 @@ static bool is_nothing(const struct job *j, const char *z, size_t n) {
 
 /* Rows from x into z, with their sinks; in which there is something besides -inf; and if the result is true, their maxima, of
  * the computed type. */
-static bool prepare_rows(const struct job *j, size_t outer, size_t inner, size_t rows, const char *x, ptrdiff_t x_pitch,
-                         char *z, ptrdiff_t z_pitch, bool *some, double *max) {
+static bool prepare_rows(const struct job *j, size_t outer, size_t inner, size_t rows, struct cut c, const char *x,
+                         ptrdiff_t x_pitch, char *z, ptrdiff_t z_pitch, bool *some, double *max) {
     size_t n = j->row.count;
-    if (is_run(j, rows, x_pitch, z_pitch)) {
+    if (c.to - c.from == n && is_run(j, rows, x_pitch, z_pitch)) {
         struct source s = source_of(j, x, outer, inner);
         prepare(j, &s, 0, rows * n, z, least(j, max, 0));
         for (size_t r = 0; j->modifiers->empty && r < rows; r++)
@@ -82,7 +141,7 @@ static bool prepare_rows(const struct job *j, size_t outer, size_t inner, size_t
         struct source s = source_of(j, at(x, (ptrdiff_t)r * x_pitch, j->type), outer, inner + r);
         char *row = (char *)at(z, (ptrdiff_t)r * z_pitch, computed(j->type));
         void *most = least(j, max, r);
-        some[r] = prepare(j, &s, 0, n, row, most);
+        some[r] = prepare(j, &s, c.from, c.to - c.from, (char *)at(row, (ptrdiff_t)c.from, computed(j->type)), most);
         const void *sink = number_of(j, j->modifiers->sink, j->modifiers->sink_strides, outer, inner + r);
         if (!sink) continue;
         copy(computed(j->type), sink, 0, 0, (char *)at(row, (ptrdiff_t)n, computed(j->type)), 0, 0, 1, 1);
@@ -136,15 +195,24 @@ static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, 
         copy(j->type, x, x_pitch, j->row.x, to, half ? pitch : z_pitch, 1, rows, j->row.count);
         x = to, x_pitch = half ? pitch : z_pitch;
     }
-    const void *known = prepare_rows(j, outer, inner, rows, x, x_pitch, z, z_pitch, some, max) ? max : NULL;
-    if (m->lse)
-        run_plain(&p->lse, z, z_pitch, lse_of(j, outer, inner), m->lse_strides[!j->swapped], rows, known, scratch);
+    struct cut c = cut_of(j, outer, inner, rows);
+    const void *known = prepare_rows(j, outer, inner, rows, c, x, x_pitch, z, z_pitch, some, max) ? max : NULL;
+    struct job plain = p->plain;
+    plain.row.count -= j->row.count - (c.to - c.from);
+    char *kept = (char *)at(z, (ptrdiff_t)c.from, plain.type);
+    if (m->lse) {
+        plain.op = FSM_LOGSUMEXP;
+        run_plain(&plain, kept, z_pitch, lse_of(j, outer, inner), m->lse_strides[!j->swapped], rows, known, scratch);
+        plain.op = j->op;
+    }
     if (fsm_is_reduction(j->op)) {
-        run_plain(&p->plain, z, z_pitch, half ? (char *)numbers : y, half ? 1 : j->inner.y, rows, known, scratch);
+        run_plain(&plain, kept, z_pitch, half ? (char *)numbers : y, half ? 1 : j->inner.y, rows, known, scratch);
         if (half) narrow_rows(j, numbers, 1, y, j->inner.y, rows, 1);
         return;
     }
-    run_plain(&p->plain, z, z_pitch, z, z_pitch, rows, known, scratch);
+    run_plain(&plain, kept, z_pitch, kept, z_pitch, rows, known, scratch);
+    for (size_t r = 0; c.to - c.from < j->row.count && r < rows; r++)
+        fill_ends(j, (char *)at(z, (ptrdiff_t)r * z_pitch, plain.type), c);
     for (size_t r = 0; m->empty && r < rows; r++)
         if (!some[r]) fill_empty(j, (char *)at(z, (ptrdiff_t)r * z_pitch, computed(j->type)), j->row.count);
     deliver_rows(j, z, z_pitch, halves, y, rows);

@@ -309,6 +309,39 @@ def test_a_nan_is_no_empty_row(n, dtype, backend):
         assert np.isnan(op(x, where=where, backend=backend)[:2]).all()
 
 
+def masks_with_ends(rows, n):
+    """Causal, in blocks, padded on either side, one element, none, all."""
+    i, k = np.arange(rows)[:, np.newaxis], np.arange(n)
+    yield k <= i * n // rows
+    yield k >= i * n // rows
+    yield (k >= n // 3) & (k < n - i)
+    yield np.broadcast_to(k < n - 17, (rows, n)).copy()
+    yield k == i * 37 % n
+    yield (k < 0) | (i % 5 == 3)
+
+
+@pytest.mark.parametrize("n", [63, 64, 100, 257, 1024, 8192])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_masked_ends(n, dtype, backend):
+    """They are cut off where that saves work, which nothing may show."""
+    rng, rows = np.random.default_rng(n), 40 if n < 1000 else 5
+    x = rng.normal(0, 3, (rows, n)).astype(dtype)
+    x[1, n // 2], x[2, n // 2 + 1], x[rows - 1] = np.nan, np.inf, -np.inf
+    for where in masks_with_ends(rows, n):
+        z = np.where(where, x, np.asarray(-np.inf, dtype))
+        for op, f in MAPS.items():
+            want = f(z, backend=backend)
+            want[(z == -np.inf).all(axis=1)] = 0 if op == "softmax" else -np.inf
+            y, lse = f(x, where=where, return_lse=True, backend=backend)
+            assert_same_bits(y, want)
+            assert_same_bits(lse.astype(dtype), fsm.logsumexp(z, 1, backend=backend))
+            turned = f(np.asfortranarray(x), where=where, backend=backend)
+            assert_same_bits(np.ascontiguousarray(turned), want)
+            inside = x.copy()
+            f(inside, where=where, out=inside, backend=backend)
+            assert_same_bits(inside, want)
+
+
 @pytest.mark.parametrize("hidden", [np.nan, np.inf, -np.inf])
 def test_what_is_masked_is_not_seen(hidden, dtype, backend):
     rng = np.random.default_rng(0)

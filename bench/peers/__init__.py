@@ -5,6 +5,7 @@ A module has
 - ``DISTRIBUTION``: the name that its version is known by;
 - ``THREADED``: whether it can use more than one thread for any of this;
 - ``DTYPES``: what it can compute in, of what is asked for;
+- ``MODIFIES``: whether its jobs heed ``given``, in its own way or by steps before;
 - ``setup(threads)``: makes the library use that many threads, before its first job;
 - ``jobs(task)``: the variants in which it can do a task, none if it cannot. The fastest one counts.
 
@@ -16,7 +17,7 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ class Task:
     axis: int
     out: bool
     threads: int
+    given: dict[str, Any]  # what modifies rows, at most one thing, as an argument of fastsoftmax.softmax
 
     def empty(self) -> Array:
         """An array for the result."""
@@ -62,6 +64,7 @@ class Peer(Protocol):
     DISTRIBUTION: str
     THREADED: bool
     DTYPES: tuple[str, ...]
+    MODIFIES: bool
 
     def setup(self, threads: int) -> None: ...
 

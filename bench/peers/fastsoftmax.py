@@ -10,6 +10,7 @@ from . import DOUBLE, HALVES, SINGLE, Job, Task
 DISTRIBUTION = "fastsoftmax"
 THREADED = True
 DTYPES = SINGLE + DOUBLE + HALVES
+MODIFIES = True
 
 
 def setup(threads: int) -> None:
@@ -17,7 +18,7 @@ def setup(threads: int) -> None:
 
 
 def jobs(task: Task) -> Iterator[Job]:
-    call = partial(getattr(fastsoftmax, task.op), task.x, axis=task.axis)
+    call = partial(getattr(fastsoftmax, task.op), task.x, axis=task.axis, **task.given)
     if task.out:
         y = task.empty()
         yield Job(partial(call, out=y), lambda: y)

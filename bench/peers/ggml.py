@@ -14,6 +14,7 @@ from . import SINGLE, Array, Job, Task
 DISTRIBUTION = "libggml-python"
 THREADED = True
 DTYPES = SINGLE
+MODIFIES = False
 FLOAT32 = 0
 POLLING = 50  # ggml's default for the threads of a pool
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from functools import partial
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from . import DOUBLE, HALVES, SINGLE, Array, Job, Task
 DISTRIBUTION = "jax"
 THREADED = True
 DTYPES = SINGLE + DOUBLE + HALVES
+MODIFIES = True
 
 
 def setup(threads: int) -> None:
@@ -25,7 +25,17 @@ def setup(threads: int) -> None:
 
 def jobs(task: Task) -> Iterator[Job]:
     x = jax.numpy.asarray(task.x)
-    function = jax.jit(partial(getattr(jax.nn, task.op), axis=task.axis))
+    given = {name: value if name == "temperature" else jax.numpy.asarray(value) for name, value in task.given.items()}
+
+    @jax.jit
+    def function(x: jax.Array) -> jax.Array:
+        if "temperature" in given:
+            x = x / given["temperature"]
+        if "bias" in given:
+            x = x + given["bias"]
+        if "where" in given:
+            x = jax.numpy.where(given["where"], x, -jax.numpy.inf)
+        return getattr(jax.nn, task.op)(x, axis=task.axis)
 
     def call() -> jax.Array:
         return function(x).block_until_ready()

@@ -13,6 +13,7 @@ from .formula import formula
 DISTRIBUTION = "ai-edge-litert"
 THREADED = True
 DTYPES = SINGLE
+MODIFIES = False
 CODES = schema.BuiltinOperator
 
 

@@ -11,6 +11,7 @@ from . import DOUBLE, SINGLE, Job, Task
 DISTRIBUTION = "numba"
 THREADED = True
 DTYPES = SINGLE + DOUBLE
+MODIFIES = False
 
 
 def setup(threads: int) -> None:

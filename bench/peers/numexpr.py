@@ -11,6 +11,7 @@ from . import DOUBLE, SINGLE, Array, Job, Task
 DISTRIBUTION = "numexpr"
 THREADED = True
 DTYPES = SINGLE + DOUBLE
+MODIFIES = False
 KINDS = {"float32": float, "float64": np.double}  # numexpr's names for them
 
 

@@ -1,6 +1,7 @@
 """NumPy: the usual formula, in arrays made before."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -9,18 +10,34 @@ from . import DOUBLE, SINGLE, Array, Job, Task
 DISTRIBUTION = "numpy"
 THREADED = False
 DTYPES = SINGLE + DOUBLE
+MODIFIES = True
 
 
 def setup(threads: int) -> None:
     """NumPy computes all of this on one thread."""
 
 
+def modify(x: Array, given: dict[str, Any], z: Array) -> None:
+    """z = x, modified."""
+    if "temperature" in given:
+        np.divide(x, given["temperature"], out=z)
+    elif "bias" in given:
+        np.add(x, given["bias"], out=z)
+    else:
+        z.fill(-np.inf)
+        np.copyto(z, x, where=given["where"])
+
+
 def with_out(task: Task) -> Job:
     x, axis, op = task.x, task.axis, task.op
-    m = np.max(x, axis=axis, keepdims=True)
+    if task.given:
+        x = np.empty_like(x)
+    m = np.max(task.x, axis=axis, keepdims=True)
     s, d, e = np.empty_like(m), np.empty_like(x), np.empty_like(x)
 
     def sums() -> None:
+        if task.given:
+            modify(task.x, task.given, x)
         np.max(x, axis=axis, keepdims=True, out=m)
         np.subtract(x, m, out=d)
         np.exp(d, out=e)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -13,6 +14,7 @@ from .formula import formula
 DISTRIBUTION = "onnxruntime"
 THREADED = True
 DTYPES = SINGLE + DOUBLE
+MODIFIES = True
 TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
 
 
@@ -52,6 +54,14 @@ class Graph:
     def div(self, x: str, y: str) -> str:
         return self.node("Div", x, y)
 
+    def modified(self, x: str, given: dict[str, Any]) -> str:
+        """The names of what is given are those of initializers."""
+        if "temperature" in given:
+            return self.div(x, "temperature")
+        if "bias" in given:
+            return self.add(x, "bias")
+        return self.node("Where", "where", x, "nothing") if given else x
+
     def operator(self, op: str, x: str) -> str:
         """ONNX's own."""
         if op == "logsumexp":
@@ -65,8 +75,11 @@ class Graph:
         if task.op == "logsumexp":
             shape[self.axis] = 1
         y = helper.make_tensor_value_info(result, kind, shape)
-        axes = numpy_helper.from_array(np.array([self.axis]), "axes")
-        graph = helper.make_graph(self.nodes, task.op, [x], [y], [axes])
+        constants = {"axes": np.array([self.axis]), "nothing": np.array(-np.inf, task.x.dtype)}
+        for name, value in task.given.items():
+            constants[name] = np.asarray(value, bool if name == "where" else task.x.dtype)
+        initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+        graph = helper.make_graph(self.nodes, task.op, [x], [y], initializers)
         return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
 
 
@@ -80,7 +93,8 @@ def session(model: ModelProto, threads: int) -> onnxruntime.InferenceSession:
 
 def bound(task: Task, variant: str) -> Job:
     graph = Graph(task.axis)
-    name = graph.operator(task.op, "x") if variant == "operator" else formula(task.op, "x", graph)
+    z = graph.modified("x", task.given)
+    name = graph.operator(task.op, z) if variant == "operator" else formula(task.op, z, graph)
     run = session(graph.model(task, name), task.threads)
     if not task.out:
         call = partial(run.run, None, {"x": task.x})

@@ -14,6 +14,7 @@ from .formula import formula
 DISTRIBUTION = "openvino"
 THREADED = True
 DTYPES = SINGLE
+MODIFIES = False
 
 
 def setup(threads: int) -> None:

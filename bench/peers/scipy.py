@@ -10,6 +10,7 @@ from . import DOUBLE, SINGLE, Job, Task
 DISTRIBUTION = "scipy"
 THREADED = False
 DTYPES = SINGLE + DOUBLE
+MODIFIES = False
 
 
 def setup(threads: int) -> None:

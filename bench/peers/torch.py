@@ -12,6 +12,7 @@ from . import DOUBLE, HALVES, SINGLE, Array, Job, Task
 DISTRIBUTION = "torch"
 THREADED = True
 DTYPES = SINGLE + DOUBLE + HALVES
+MODIFIES = True
 
 
 def setup(threads: int) -> None:
@@ -45,7 +46,31 @@ def composed_logsumexp(task: Task, x: torch.Tensor) -> Job:
     return Job(call, lambda: array(s), "composed")
 
 
+def modified(task: Task) -> Iterator[Job]:
+    """A step, and softmax of what it gives; a mask also as a bias."""
+    x, y = tensor(task.x), task.empty()
+    z, out, softmax = torch.empty_like(x), tensor(y), getattr(torch, task.op)
+    if "temperature" in task.given:
+        steps = {"": partial(torch.div, x, task.given["temperature"], out=z)}
+    elif "bias" in task.given:
+        steps = {"": partial(torch.add, x, tensor(task.given["bias"]), out=z)}
+    else:
+        where, nothing = torch.from_numpy(task.given["where"]), torch.tensor(-torch.inf, dtype=x.dtype)
+        bias = torch.zeros(where.shape, dtype=x.dtype).masked_fill_(~where, -torch.inf)
+        steps = {"where": partial(torch.where, where, x, nothing, out=z), "bias": partial(torch.add, x, bias, out=z)}
+    for variant, step in steps.items():
+
+        def call(step: partial = step) -> None:
+            step()
+            softmax(z, task.axis, out=out)
+
+        yield Job(call, lambda: y, variant)
+
+
 def jobs(task: Task) -> Iterator[Job]:
+    if task.given:
+        yield from modified(task)
+        return
     x = tensor(task.x)
     call = partial(getattr(torch, task.op), x, task.axis)
     if not task.out:
