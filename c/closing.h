@@ -187,6 +187,16 @@ static inline void close_logsumexp(const struct batch *b, size_t rows, double lo
     }
 }
 
+/* One number a row; two for FSM_LOG_NORM. */
+static inline void close_reduction(fsm_op op, struct batch *b, size_t rows, double log_n, T *y, ptrdiff_t y_next) {
+    if (op != FSM_LOG_NORM) {
+        close_logsumexp(b, rows, log_n, y, y_next);
+        return;
+    }
+    close_log_softmax(b, rows);
+    for (size_t i = 0; i < rows; i++, y += y_next) y[0] = b->hi[i], y[1] = b->lo[i];
+}
+
 /* ---- The last pass ---- */
 
 /* What it takes from a row, or from W rows side by side. */

@@ -12,6 +12,7 @@
 #define FASTSOFTMAX_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -29,6 +30,9 @@ typedef enum fsm_op {
     FSM_LOGCUMSUMEXP, /* y_i = log sum_{k <= i} e^x_k         as many */
     FSM_SIGMOID,      /* y_i = 1 / (1 + e^-x_i)               as many */
     FSM_SOFTPLUS,     /* y_i = log (1 + e^x_i)                as many */
+    /* Of rows that have a target, one of their elements (fsm_modifiers): */
+    FSM_LOG_PROB, /* y   = log_softmax(x)_target          one a row */
+    FSM_LOSS_GRAD, /* y_i = (softmax(x)_i - (i == target)) scale, as many: the gradient of -scale log_softmax(x)_target */
     FSM_OP_COUNT
 } fsm_op;
 
@@ -42,8 +46,9 @@ typedef enum fsm_type {
 
 typedef enum fsm_status {
     FSM_OK = 0,
-    FSM_INVALID = 1,  /* an op or type that does not exist; nothing was written */
-    FSM_NO_MEMORY = 2 /* no scratch could be had; nothing was written */
+    FSM_INVALID = 1,     /* an op or type that does not exist; nothing was written */
+    FSM_NO_MEMORY = 2,   /* no scratch could be had; nothing was written */
+    FSM_OUT_OF_RANGE = 3 /* a target is no element of its row; nothing was written */
 } fsm_status;
 
 /* An instruction set this library was built for: "avx512", "avx2", "neon", "scalar". */
@@ -68,8 +73,8 @@ FSM_API const char *fsm_isa_name(const fsm_isa *isa);
 FSM_API fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, void *y, size_t outer, size_t n,
                            size_t inner, const ptrdiff_t *strides, unsigned threads);
 
-/* What is done to x on its way into a softmax, log_softmax, logsumexp or logmeanexp, in this order, each step rounded once (the
- * half types: in float32). All zero: nothing. Whatever is pointed to is given with its strides, in elements, for outer and
+/* What is done to x on its way into a softmax, log_softmax, logsumexp, logmeanexp or loss, in this order, each step rounded once
+ * (the half types: in float32); and what a loss is of. All zero: nothing. Whatever is pointed to is given with its strides, in elements, for outer and
  * inner, or for outer, n and inner; zero where it is the same for all. What is said to be of the computed type is float for the
  * half types, else as x. */
 typedef struct fsm_modifiers {
@@ -87,10 +92,19 @@ typedef struct fsm_modifiers {
         *empty; /* of the computed type: all results of a softmax or log_softmax of nothing but -inf; NULL: NaN */
     void *lse;  /* of the computed type: the logsumexp of each row is written there, too */
     ptrdiff_t lse_strides[2];
+    const int64_t *target; /* FSM_LOG_PROB and FSM_LOSS_GRAD: the row's target, 0 to n - 1 */
+    ptrdiff_t target_strides[2];
+    int64_t ignored;   /* rows with this target, which may be any number, have the log-probability and the gradient 0 */
+    const void *scale; /* FSM_LOSS_GRAD: of the computed type; NULL: 1 */
+    ptrdiff_t scale_strides[2];
+    double lse_scale; /* FSM_LOSS_GRAD: the gradient of lse_scale lse^2 / 2 is added */
+    void *
+        log_prob; /* FSM_LOSS_GRAD: of the computed type: the results of FSM_LOG_PROB are written there, too; or NULL */
+    ptrdiff_t log_prob_strides[2];
 } fsm_modifiers;
 
-/* fsm_run with modifiers, for these four ops; FSM_INVALID for others. y and lse must not overlap what the modifiers read; nor
- * lse x or y. */
+/* fsm_run with modifiers, for these ops; FSM_INVALID for others, and where a target is missing. What is written must not overlap
+ * what the modifiers read; nor lse and log_prob each other, x or y. */
 FSM_API fsm_status fsm_run_modified(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, void *y, size_t outer,
                                     size_t n, size_t inner, const ptrdiff_t *strides, unsigned threads,
                                     const fsm_modifiers *modifiers);

@@ -23,6 +23,7 @@
 #include "cumulate.h"
 #include "elements.h"
 #include "modify.h"
+#include "gradient.h"
 #if !FSM_DOUBLE
 #include "half.h"
 #endif
@@ -93,5 +94,7 @@ const struct fsm_kernels TABLE(FSM_ISA, FSM_SUFFIX) = {
     .narrow = kernel_narrow,
 #endif
     .modify = kernel_modify,
+    .times = kernel_times,
+    .expm1 = kernel_expm1,
     .streams = STREAMS,
 };

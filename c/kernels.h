@@ -18,12 +18,21 @@
 #define FSM_GROUP 16
 #define FSM_BLOCK 8192
 
+/* An op of the kernels alone: logsumexp as log_softmax takes it off, two numbers a row, next to each other. NaN where there is no
+ * log_softmax. */
+#define FSM_LOG_NORM FSM_OP_COUNT
+
 /* How an operation goes about a row: its terms, their sum, and every element again (map), or just one number (reduction);
  * or every element for itself. logcumsumexp is of a kind of its own. */
-static inline bool fsm_is_map(fsm_op op) { return op == FSM_SOFTMAX || op == FSM_LOG_SOFTMAX; }
-static inline bool fsm_is_reduction(fsm_op op) { return op == FSM_LOGSUMEXP || op == FSM_LOGMEANEXP; }
+static inline bool fsm_is_map(fsm_op op) { return op == FSM_SOFTMAX || op == FSM_LOG_SOFTMAX || op == FSM_LOSS_GRAD; }
+static inline bool fsm_is_reduction(fsm_op op) {
+    return op == FSM_LOGSUMEXP || op == FSM_LOGMEANEXP || op == FSM_LOG_PROB || op == FSM_LOG_NORM;
+}
 static inline bool fsm_is_blockwise(fsm_op op) { return fsm_is_map(op) || fsm_is_reduction(op); }
 static inline bool fsm_is_elementwise(fsm_op op) { return op == FSM_SIGMOID || op == FSM_SOFTPLUS; }
+
+/* These are made of others, above the kernels. */
+static inline bool fsm_has_target(fsm_op op) { return op == FSM_LOG_PROB || op == FSM_LOSS_GRAD; }
 
 /* A sum in two parts, and how many elements equal to the maximum it leaves out. */
 struct fsm_sum {
@@ -72,6 +81,9 @@ struct fsm_kernels {
     /* n elements on their way to the others, see fsm_modifiers; z may be x. Whether any is not -inf; max becomes the largest, if
      * that is larger, NaN dropped. */
     bool (*modify)(const struct fsm_modify *how, const void *x, void *z, size_t n, void *max);
+    /* From softmax to a gradient: y times a factor; e^t - 1 for t <= 0. */
+    void (*times)(void *y, size_t n, double factor);
+    double (*expm1)(double t);
     bool streams; /* finish can write past the cache */
 };
 

@@ -9,10 +9,11 @@ struct long_row {
     struct fsm_part *parts;
     char *terms;      /* of a row that is prepared: where its terms are kept; NULL: they are computed twice */
     atomic_bool some; /* whether any element is not -inf */
+    double factor;    /* what results are multiplied by */
 };
 
 /* Whether rows are not taken as they are. */
-static bool is_prepared(const struct job *j) { return is_half(j->type) || j->modifiers; }
+static bool is_prepared(const struct job *j) { return !is_bare(j); }
 
 static size_t parts_of(const struct job *j) { return (j->row.count + FSM_BLOCK - 1) / FSM_BLOCK; }
 static size_t elements_of(const struct long_row *r, size_t i) {
@@ -60,6 +61,7 @@ static void run_prepared_finish(void *row, size_t i) {
         if (!r->terms) prepare(j, &r->source, i * FSM_BLOCK, n, z, least(j, &max, 0));
         j->kernels->finish(j->op, &r->parts[i], z, z, n, !r->terms, false);
     }
+    if (r->factor != 1) j->kernels->times(z, n, r->factor);
     if (is_half(j->type)) j->kernels->narrow(j->type, (float *)(void *)z, r->y + bytes_before(j->type, i), n);
 }
 
@@ -77,14 +79,16 @@ static void run_finish(void *row, size_t i) {
     const struct job *j = r->job;
     size_t bytes = bytes_before(j->type, i);
     j->kernels->finish(j->op, &r->parts[i], r->source.x + bytes, r->y + bytes, elements_of(r, i), j->again, j->past);
+    if (r->factor != 1) j->kernels->times(r->y + bytes, elements_of(r, i), r->factor);
 }
 
 /* ---- Both ---- */
 
 /* `beside` is memory, bytes_for_long of it. A reduction's number is of the computed type. */
-static void run_parts(const struct job *j, struct source source, void *y, char *beside, unsigned threads) {
+static void run_parts(const struct job *j, struct source source, void *y, double factor, char *beside,
+                      unsigned threads) {
     struct fsm_part *parts = (struct fsm_part *)(void *)beside;
-    struct long_row r = {j, source, y, parts, NULL, false};
+    struct long_row r = {j, source, y, parts, NULL, false, factor};
     size_t count = parts_of(j);
     bool one = fsm_is_reduction(j->op), prepared = is_prepared(j);
     if (prepared && !one) r.terms = !is_half(j->type) ? y : bytes_of_terms(j) ? beside + bytes_of_parts(j) : NULL;
@@ -93,20 +97,48 @@ static void run_parts(const struct job *j, struct source source, void *y, char *
     if (!one) fsm_pool_run(prepared ? run_prepared_finish : run_finish, &r, count, threads);
 }
 
+/* A reduction of the row, whatever is wanted of it; a number (or two) of the computed type. */
+static void reduce_long(const struct job *j, fsm_op op, struct source source, void *y, char *beside, unsigned threads) {
+    struct job other = *j;
+    other.op = op;
+    run_parts(&other, source, y, 1, beside, threads);
+}
+
+static void run_long_loss(const struct job *j, size_t outer, size_t inner, struct source source, char *y, char *beside,
+                          unsigned threads) {
+    double norm[2], x = 0, max;
+    reduce_long(j, FSM_LOG_NORM, source, norm, beside, threads);
+    size_t target = is_ignored(j, outer, inner) ? 0 : (size_t)target_of(j, outer, inner);
+    prepare(j, &source, target, 1, &x, least(j, &max, 0));
+    struct loss l = loss_of(j, outer, inner, value_of(j, &x), norm);
+    put_loss(j, outer, inner, &l);
+    if (j->op == FSM_LOG_PROB) {
+        put_number(j, j->type, y, l.log_prob);
+        return;
+    }
+    if (l.factor == 0) {
+        memset(y, 0, j->row.count * size_of[j->type]);
+        return;
+    }
+    struct job softmax = *j;
+    softmax.op = FSM_SOFTMAX;
+    run_parts(&softmax, source, y, l.factor, beside, threads);
+    put_number(j, j->type, y + target * size_of[j->type], l.at_target);
+}
+
 static void run_long(const struct job *j, size_t outer, size_t inner, const void *x, void *y, char *beside,
                      unsigned threads) {
     struct source source = source_of(j, x, outer, inner);
     float number;
-    if (j->modifiers && j->modifiers->lse) {
-        struct job other = *j;
-        other.op = FSM_LOGSUMEXP;
-        run_parts(&other, source, lse_of(j, outer, inner), beside, threads);
-    }
-    if (!is_half(j->type) || !fsm_is_reduction(j->op)) {
-        run_parts(j, source, y, beside, threads);
+    if (j->modifiers && j->modifiers->lse)
+        reduce_long(j, FSM_LOGSUMEXP, source, lse_of(j, outer, inner), beside, threads);
+    if (fsm_has_target(j->op)) {
+        run_long_loss(j, outer, inner, source, y, beside, threads);
+    } else if (!is_half(j->type) || !fsm_is_reduction(j->op)) {
+        run_parts(j, source, y, 1, beside, threads);
     } else {
-        run_parts(j, source, &number, beside, threads);
-        j->kernels->narrow(j->type, &number, y, 1);
+        run_parts(j, source, &number, 1, beside, threads);
+        put_number(j, j->type, y, (double)number);
     }
 }
 

@@ -114,7 +114,7 @@ static void fill_with(fsm_type type, void *p, double value, size_t n) {
 static void fill_ends(const struct job *j, char *row, struct cut c) {
     fsm_type type = computed(j->type);
     double first = value_of(j, at(row, (ptrdiff_t)c.from, type));
-    double value = isnan(first) ? first : j->op == FSM_SOFTMAX ? 0 : -(double)INFINITY;
+    double value = isnan(first) ? first : j->op == FSM_LOG_SOFTMAX ? -(double)INFINITY : 0;
     fill_with(type, row, value, c.from);
     fill_with(type, (char *)at(row, (ptrdiff_t)c.to, type), value, j->row.count - c.to);
 }
@@ -151,15 +151,17 @@ static bool prepare_rows(const struct job *j, size_t outer, size_t inner, size_t
     return true;
 }
 
-static void run_plain(const struct job *plain, const char *z, ptrdiff_t z_pitch, char *y, ptrdiff_t y_pitch,
-                      size_t rows, const void *max, char *beside) {
-    if (!is_long(plain)) {
-        plain->kernels->rows(plain->op, z, z_pitch, y, y_pitch, rows, plain->row.count, max);
+static void run_plain(const struct job *rows_as_they_are, fsm_op op, const char *x, ptrdiff_t x_pitch, char *y,
+                      ptrdiff_t y_pitch, size_t rows, const void *max, char *beside) {
+    struct job plain = *rows_as_they_are;
+    plain.op = op;
+    if (!is_long(&plain)) {
+        plain.kernels->rows(op, x, x_pitch, y, y_pitch, rows, plain.row.count, max);
         return;
     }
     for (size_t r = 0; r < rows; r++) {
-        const char *row = at(z, (ptrdiff_t)r * z_pitch, plain->type);
-        run_long(plain, 0, 0, row, (char *)at(y, (ptrdiff_t)r * y_pitch, plain->type), beside, 1);
+        const char *row = at(x, (ptrdiff_t)r * x_pitch, plain.type);
+        run_long(&plain, 0, 0, row, (char *)at(y, (ptrdiff_t)r * y_pitch, plain.type), beside, 1);
     }
 }
 
@@ -181,12 +183,39 @@ static void deliver_rows(const struct job *j, char *z, ptrdiff_t z_pitch, char *
                  1, 1, n);
 }
 
+/* ---- Losses ---- */
+
+/* Log-probabilities of the targets of rows in z, of which the elements c are there; with norms, two numbers a row. */
+static void find_losses(const struct job *j, size_t outer, size_t inner, const char *z, ptrdiff_t z_pitch, struct cut c,
+                        size_t rows, const void *norms, struct loss *losses) {
+    fsm_type type = computed(j->type);
+    for (size_t r = 0; r < rows; r++) {
+        int64_t target = target_of(j, outer, inner + r);
+        bool there = target >= (int64_t)c.from && target < (int64_t)c.to;
+        double x = there ? value_of(j, at(z, (ptrdiff_t)r * z_pitch + (ptrdiff_t)target, type)) : -(double)INFINITY;
+        losses[r] = loss_of(j, outer, inner + r, x, at(norms, 2 * (ptrdiff_t)r, type));
+        put_loss(j, outer, inner + r, &losses[r]);
+    }
+}
+
+/* From softmax to the gradient. */
+static void make_gradient(const struct job *j, size_t outer, size_t inner, char *row, const struct loss *l) {
+    fsm_type type = computed(j->type);
+    if (l->factor == 0) {
+        memset(row, 0, j->row.count * size_of[type]);
+        return;
+    }
+    if (l->factor != 1) j->kernels->times(row, j->row.count, l->factor);
+    put_number(j, type, row + (size_t)target_of(j, outer, inner) * size_of[type], l->at_target);
+}
+
 static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, size_t rows, char *scratch) {
     const struct job *j = p->job;
     const fsm_modifiers *m = j->modifiers;
     bool half = is_half(j->type), some[NUMBERS];
     float numbers[NUMBERS];
-    double max[NUMBERS];
+    double max[NUMBERS], norms[2 * NUMBERS];
+    struct loss losses[NUMBERS];
     char *halves = scratch + p->halves, *y = y_row(j, outer, inner), *z = is_in_y(j) ? y : scratch + p->rows;
     ptrdiff_t pitch = (ptrdiff_t)pitch_of(j), z_pitch = is_in_y(j) ? j->inner.y : pitch, x_pitch = j->inner.x;
     const char *x = x_row(j, outer, inner);
@@ -196,25 +225,39 @@ static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, 
         x = to, x_pitch = half ? pitch : z_pitch;
     }
     struct cut c = cut_of(j, outer, inner, rows);
-    const void *known = prepare_rows(j, outer, inner, rows, c, x, x_pitch, z, z_pitch, some, max) ? max : NULL;
+    const void *known = NULL;
+    if (!is_bare(j)) {
+        if (prepare_rows(j, outer, inner, rows, c, x, x_pitch, z, z_pitch, some, max)) known = max;
+        x = z, x_pitch = z_pitch;
+    }
     struct job plain = p->plain;
     plain.row.count -= j->row.count - (c.to - c.from);
-    char *kept = (char *)at(z, (ptrdiff_t)c.from, plain.type);
-    if (m->lse) {
-        plain.op = FSM_LOGSUMEXP;
-        run_plain(&plain, kept, z_pitch, lse_of(j, outer, inner), m->lse_strides[!j->swapped], rows, known, scratch);
-        plain.op = j->op;
+    const char *from = at(x, (ptrdiff_t)c.from, plain.type);
+    char *to = (char *)at(z, (ptrdiff_t)c.from, plain.type);
+    if (m->lse)
+        run_plain(&plain, FSM_LOGSUMEXP, from, x_pitch, lse_of(j, outer, inner), m->lse_strides[!j->swapped], rows,
+                  known, scratch);
+    if (fsm_has_target(j->op)) {
+        run_plain(&plain, FSM_LOG_NORM, from, x_pitch, (char *)norms, 2, rows, known, scratch);
+        find_losses(j, outer, inner, x, x_pitch, c, rows, norms, losses);
+    }
+    if (j->op == FSM_LOG_PROB) {
+        for (size_t r = 0; r < rows; r++) put_number(j, j->type, y_row(j, outer, inner + r), losses[r].log_prob);
+        return;
     }
     if (fsm_is_reduction(j->op)) {
-        run_plain(&plain, kept, z_pitch, half ? (char *)numbers : y, half ? 1 : j->inner.y, rows, known, scratch);
+        run_plain(&plain, j->op, from, x_pitch, half ? (char *)numbers : y, half ? 1 : j->inner.y, rows, known,
+                  scratch);
         if (half) narrow_rows(j, numbers, 1, y, j->inner.y, rows, 1);
         return;
     }
-    run_plain(&plain, kept, z_pitch, kept, z_pitch, rows, known, scratch);
+    run_plain(&plain, fsm_has_target(j->op) ? FSM_SOFTMAX : j->op, from, x_pitch, to, z_pitch, rows, known, scratch);
     for (size_t r = 0; c.to - c.from < j->row.count && r < rows; r++)
         fill_ends(j, (char *)at(z, (ptrdiff_t)r * z_pitch, plain.type), c);
     for (size_t r = 0; m->empty && r < rows; r++)
         if (!some[r]) fill_empty(j, (char *)at(z, (ptrdiff_t)r * z_pitch, computed(j->type)), j->row.count);
+    for (size_t r = 0; fsm_has_target(j->op) && r < rows; r++)
+        make_gradient(j, outer, inner + r, (char *)at(z, (ptrdiff_t)r * z_pitch, plain.type), &losses[r]);
     deliver_rows(j, z, z_pitch, halves, y, rows);
 }
 

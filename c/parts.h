@@ -111,7 +111,7 @@ static void kernel_join(fsm_op op, struct fsm_part *parts, size_t count, size_t 
         close_log_softmax(&b, 1);
         for (size_t i = 0; i < count; i++) parts[i].hi = (double)b.hi[0], parts[i].lo = (double)b.lo[0];
     } else {
-        close_logsumexp(&b, 1, op == FSM_LOGMEANEXP ? log_of_count(n) : 0, y, 0);
+        close_reduction(op, &b, 1, op == FSM_LOGMEANEXP ? log_of_count(n) : 0, y, 0);
     }
 }
 

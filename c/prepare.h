@@ -33,6 +33,17 @@ static double value_of(const struct job *j, const void *number) {
     return computed(j->type) == FSM_F32 ? (double)*(const float *)number : *(const double *)number;
 }
 
+/* A number of any type, rounded to it. */
+static void put_number(const struct job *j, fsm_type type, void *p, double value) {
+    float rounded = (float)value;
+    if (type == FSM_F64)
+        *(double *)p = value;
+    else if (type == FSM_F32)
+        *(float *)p = rounded;
+    else
+        j->kernels->narrow(type, &rounded, p, 1);
+}
+
 static struct source source_of(const struct job *j, const void *x, size_t outer, size_t inner) {
     struct source s = {x, 1, NULL, NULL};
     const fsm_modifiers *m = j->modifiers;
@@ -63,6 +74,13 @@ static const unsigned char *where_piece(const struct job *j, const unsigned char
     if (step == 1) return from;
     for (size_t i = 0; i < n; i++) to[i] = from[(ptrdiff_t)i * step];
     return to;
+}
+
+/* Whether rows are taken as they are. */
+static bool is_bare(const struct job *j) {
+    const fsm_modifiers *m = j->modifiers;
+    if (is_half(j->type)) return false;
+    return !m || !(m->temperature || m->softcap > 0 || m->bias || m->where || m->sink || m->empty);
 }
 
 /* n elements from `first` on, as the kernels take them. With modifiers also: whether any is not -inf; and max, of the computed

@@ -29,6 +29,7 @@ enum {
 
 #include "job.h"
 #include "prepare.h"
+#include "target.h"
 #include "long.h"
 #include "modified.h"
 
@@ -140,21 +141,14 @@ static fsm_status run_strided(struct job *j, unsigned threads) {
 
 /* ---- Rows of nothing ---- */
 
-static void put_number(const struct job *j, fsm_type type, void *p, float value) {
-    if (type == FSM_F64)
-        *(double *)p = (double)value;
-    else if (type == FSM_F32)
-        *(float *)p = value;
-    else
-        j->kernels->narrow(type, &value, p, 1);
-}
+static double of_nothing(fsm_op op) { return op == FSM_LOGSUMEXP ? -INFINITY : op == FSM_LOG_PROB ? 0 : NAN; }
 
 static fsm_status fill_empty_rows(const struct job *j) {
     bool one = fsm_is_reduction(j->op), lse = j->modifiers && j->modifiers->lse;
     for (size_t o = 0; o < j->outer.count; o++)
         for (size_t i = 0; i < j->inner.count; i++) {
-            if (one) put_number(j, j->type, y_row(j, o, i), j->op == FSM_LOGSUMEXP ? -INFINITY : NAN);
-            if (lse) put_number(j, computed(j->type), lse_of(j, o, i), -INFINITY);
+            if (one) put_number(j, j->type, y_row(j, o, i), of_nothing(j->op));
+            if (lse) put_number(j, computed(j->type), lse_of(j, o, i), of_nothing(FSM_LOGSUMEXP));
         }
     return FSM_OK;
 }
@@ -188,6 +182,7 @@ fsm_status fsm_run_modified(const fsm_isa *isa, fsm_op op, fsm_type type, const 
                             const fsm_modifiers *modifiers) {
     if ((unsigned)op >= FSM_OP_COUNT || (unsigned)type >= FSM_TYPE_COUNT) return FSM_INVALID;
     if (modifiers && !fsm_is_blockwise(op)) return FSM_INVALID;
+    if (fsm_has_target(op) && !(modifiers && modifiers->target)) return FSM_INVALID;
     struct job j; /* not initialized at once: clearing it takes a tenth of the time of a short row */
     j.kernels = fsm_kernels_of(isa, type);
     j.op = op;
@@ -206,6 +201,7 @@ fsm_status fsm_run_modified(const fsm_isa *isa, fsm_op op, fsm_type type, const 
     j.row = (struct dim){n, s[1], one ? 1 : s[4]};
     j.inner = (struct dim){inner, s[2], s[5]};
     if (!outer || !inner || (!n && !one && !modifiers)) return FSM_OK;
+    if (fsm_has_target(op) && !are_targets_in_range(&j)) return FSM_OUT_OF_RANGE;
     if (!n && !(modifiers && modifiers->sink)) return fill_empty_rows(&j);
     if (fsm_is_elementwise(op) && !strides) {
         j.together = is_half(type) ? FSM_BLOCK : CHUNK;

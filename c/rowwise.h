@@ -271,7 +271,7 @@ static void rowwise(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_
     else if (op == FSM_LOG_SOFTMAX)
         close_log_softmax(&b, rows);
     else
-        close_logsumexp(&b, rows, log_n, y, y_pitch);
+        close_reduction(op, &b, rows, log_n, y, y_pitch);
     if (fsm_is_map(op))
         for (size_t i = 0; i < rows; i++) apply_row(op, &b, i, X(i), Y(i), n);
 }

@@ -298,7 +298,7 @@ static void reduce_tile(fsm_op op, struct batch *b, T *t, size_t rows, size_t n,
     else if (op == FSM_LOG_SOFTMAX)
         close_log_softmax(b, BATCH);
     else
-        close_logsumexp(b, rows, log_n, y, y_next);
+        close_reduction(op, b, rows, log_n, y, y_next);
 }
 
 static void tilewise(fsm_op op, const T *x, struct layout from, T *y, struct layout to, size_t rows, size_t n,

@@ -22,17 +22,21 @@ from ._config import (
     show_config,
     threads,
 )
+from ._losses import cross_entropy, kl_div, nll_loss, token_logprobs
 
 __all__ = [
     "__version__",
     "backends",
+    "cross_entropy",
     "explain",
     "get_num_threads",
     "hardmax",
+    "kl_div",
     "log_softmax",
     "logcumsumexp",
     "logmeanexp",
     "logsumexp",
+    "nll_loss",
     "register_with_threadpoolctl",
     "set_num_threads",
     "show_config",
@@ -41,4 +45,5 @@ __all__ = [
     "softmin",
     "softplus",
     "threads",
+    "token_logprobs",
 ]

@@ -85,20 +85,20 @@ def as_index(value: Any, expected: str) -> int:
         raise TypeError(f"{expected} expected, not {value!r}") from None
 
 
-def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "out") -> Array:
     """out as a plain ndarray that can take the result."""
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out: an ndarray expected, not {type(out).__name__}")
-    refuse_masked(out, "out")
+        raise TypeError(f"{name}: an ndarray expected, not {type(out).__name__}")
+    refuse_masked(out, name)
     plain: Array = out if type(out) is np.ndarray else out.view(np.ndarray)
     if plain.shape != shape:
-        raise ValueError(f"out: shape {plain.shape} given, the result has shape {shape}")
+        raise ValueError(f"{name}: shape {plain.shape} given, the result has shape {shape}")
     if plain.dtype != dtype:
-        raise ValueError(f"out: dtype {plain.dtype!r} given, the result has {dtype!r}")
+        raise ValueError(f"{name}: dtype {plain.dtype!r} given, the result has {dtype!r}")
     if not plain.flags.writeable:
-        raise ValueError("out: the array is read-only")
+        raise ValueError(f"{name}: the array is read-only")
     if _overlaps_itself(plain):
-        raise ValueError("out: its elements share memory with each other")
+        raise ValueError(f"{name}: its elements share memory with each other")
     return plain
 
 

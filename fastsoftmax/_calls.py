@@ -35,6 +35,7 @@ from ._config import get_num_threads, resolve
 
 EXACT = 1 << 53  # integers up to here are exact in float64
 SHIFTED = ("softmax", "log_softmax", *_backends.ROW_REDUCTIONS)  # what can be had from differences within a row
+RESULTS = ("lse", "log_prob")  # modifiers that are written
 WIDER: dict[np.dtype[Any], np.dtype[Any]] = {FLOAT32: FLOAT64, FLOAT64: np.dtype(np.longdouble)}
 
 
@@ -183,7 +184,7 @@ def execute(
         return
     for x3, y3, *others in views:
         outer, n, inner = x3.shape
-        y3 = y3[:, 0, :] if op in _backends.ROW_REDUCTIONS else y3
+        y3 = y3[:, 0, :] if op in _backends.ONE_A_ROW else y3
         parts: dict[str, Any] = dict(zip(given, others, strict=True))
         run(op, x3, y3, outer, n, inner, choice.threads, modifiers and modifiers._replace(**parts))
 
@@ -198,8 +199,9 @@ def through_copies(
     x, y = copies.pop("x"), copies.pop("y")
     execute(choice, x, y, last, modifiers and modifiers._replace(**copies))
     moved["y"][...] = y
-    if "lse" in copies:
-        moved["lse"][...] = copies["lse"]
+    for name in RESULTS:
+        if name in copies:
+            moved[name][...] = copies[name]
 
 
 def arrays_of(modifiers: Modifiers | None) -> dict[str, Array]:

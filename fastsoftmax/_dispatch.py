@@ -15,6 +15,7 @@ from . import _backends, _config
 from ._backends import work_dtype
 
 OPS = (*_backends.OPS, "softmin", "hardmax")
+AS = {"softmin": "softmax", _backends.LOG_PROB: "logsumexp", _backends.LOSS_GRAD: "softmax"}  # whose crossovers are theirs
 DTYPES = ("float32", "float64")
 #: What a table of crossovers says of every operation and dtype: from how many elements two threads beat one, in C and
 #: in Numba, and from how many Numba is worth its loading where there is no C part. None: at no size.
@@ -30,7 +31,7 @@ class Crossovers(NamedTuple):
     table: dict[str, dict[str, dict[str, int | None]]]
 
     def of(self, section: str, op: str, dtype: str) -> int | None:
-        return self.table[section]["softmax" if op == "softmin" else op][dtype]
+        return self.table[section][AS.get(op, op)][dtype]
 
 
 def read(path: Path, origin: str) -> Crossovers:

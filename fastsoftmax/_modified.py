@@ -24,7 +24,7 @@ from ._arrays import (
     same_memory,
 )
 from ._backends import Modifiers, work_dtype
-from ._calls import arrays_of, choose, execute, load
+from ._calls import RESULTS, arrays_of, choose, execute, load
 from ._config import resolve
 
 EMPTY = ("nan", "zero", "uniform")
@@ -83,10 +83,10 @@ def modified_rows(
         given, top = convert(convert(x, result), choice.dtype), None
         if asked.keeps_differences:  # of integers that are too big, too
             given, top = load(op, x, result, choice.dtype, axes)
-        y = _output(x, given, target, kept if reduces else x.shape, reduces)
+        y = output_for(x, given, target, kept if reduces else x.shape, reduces)
         if given is x and not (not reduces and same_memory(x, y)) and overlap(x, y):
             given = x.copy()
-        modifiers = _apart(modifiers, y)
+        modifiers = apart(modifiers, y)
         execute(choice, given, y, axes, modifiers)
         for numbers_of_rows in (y if reduces else None, lse):
             if top is not None and numbers_of_rows is not None:
@@ -106,18 +106,18 @@ def applied(a: Array, asked: Asked, axis: Any, dtype: np.dtype[Any]) -> Array:
     work = work_dtype(dtype)
     axes = normalize_axes(axis, a.ndim)
     kept, _ = reduced_shapes(a.shape, axes, True)
-    temperature = _numbers(asked.temperature, "temperature", np.empty(0, work).real.dtype)
+    temperature = real_numbers(asked.temperature, "temperature", np.empty(0, work).real.dtype)
     _check_positive(temperature, asked.temperature)
     with np.errstate(all="ignore"):
         z = np.asarray(convert(a, work) / _broadcast(temperature, "temperature", kept, axes))
         if asked.bias is not None:
-            z = np.asarray(z + _broadcast(_numbers(asked.bias, "bias", temperature.dtype), "bias", a.shape))
+            z = np.asarray(z + _broadcast(real_numbers(asked.bias, "bias", temperature.dtype), "bias", a.shape))
         if asked.where is not None:
             np.copyto(z, -np.inf, where=~_broadcast(_mask(asked.where), "where", a.shape))
     return z
 
 
-def _output(x: Array, given: Array, target: Array | None, shape: tuple[int, ...], reduces: bool) -> Array:
+def output_for(x: Array, given: Array, target: Array | None, shape: tuple[int, ...], reduces: bool) -> Array:
     """Where the backend writes to: the caller's array, if it can; a new one; or what x was converted to."""
     if target is not None and target.dtype == given.dtype and target.flags.aligned:
         return target.reshape(shape)
@@ -131,10 +131,10 @@ def _of_nothing(shape: tuple[int, ...], dtype: np.dtype[Any], modifiers: Modifie
     return y
 
 
-def _apart(modifiers: Modifiers, y: Array) -> Modifiers:
+def apart(modifiers: Modifiers, y: Array) -> Modifiers:
     """With copies of what may share memory with y."""
     copies: dict[str, Any] = {
-        name: a.copy() for name, a in arrays_of(modifiers).items() if name != "lse" and overlap(a, y)
+        name: a.copy() for name, a in arrays_of(modifiers).items() if name not in RESULTS and overlap(a, y)
     }
     return modifiers._replace(**copies) if copies else modifiers
 
@@ -147,21 +147,15 @@ def _check(
 ) -> Modifiers:
     """The modifiers for a backend that is given x as `taken`; arrays have the dimensions of x, or 1."""
     work = work_dtype(taken)
-    temperature = where = bias = sink = None
-    if type(asked.temperature) is float and 1e-30 < asked.temperature < 1e30:  # a third of the time of what follows
-        if asked.temperature != 1:
-            temperature = np.full((1,) * x.ndim, asked.temperature, work)
-    else:
-        temperature = _numbers(asked.temperature, "temperature", work)
-        _check_positive(temperature, asked.temperature)
-        temperature = _broadcast(temperature, "temperature", kept, axes)
+    temperature = temperature_of(asked.temperature, work, kept, axes)
+    where = bias = sink = None
     if asked.where is not None:
         where = _broadcast(_mask(asked.where), "where", x.shape)
     if asked.bias is not None:
         bias = as_array(asked.bias, "bias")
-        bias = _broadcast(_numbers(bias, "bias", taken if bias.dtype == taken else work), "bias", x.shape)
+        bias = _broadcast(real_numbers(bias, "bias", taken if bias.dtype == taken else work), "bias", x.shape)
     if asked.sink is not None:
-        sink = _broadcast(_numbers(asked.sink, "sink", work), "sink", kept, axes)
+        sink = _broadcast(real_numbers(asked.sink, "sink", work), "sink", kept, axes)
     if asked.empty is not None and not (isinstance(asked.empty, str) and asked.empty in EMPTY):
         raise ValueError(f"empty: one of {', '.join(EMPTY)} expected, not {asked.empty!r}")
     empty = asked.empty or ("nan" if where is None else "zero")
@@ -171,7 +165,18 @@ def _check(
     return Modifiers(temperature, _check_softcap(asked.softcap, work), bias, where, sink, of_empty, lse)
 
 
-def _numbers(values: Any, name: str, dtype: np.dtype[Any]) -> Array:
+def temperature_of(
+    given: ArrayLike, work: np.dtype[Any], kept: tuple[int, ...], axes: tuple[int, ...]
+) -> Array | None:
+    """One number a row, or one for all; None for 1."""
+    if type(given) is float and 1e-30 < given < 1e30:  # a third of the time of what follows
+        return None if given == 1 else np.full((1,) * len(kept), given, work)
+    temperature = real_numbers(given, "temperature", work)
+    _check_positive(temperature, given)
+    return _broadcast(temperature, "temperature", kept, axes)
+
+
+def real_numbers(values: Any, name: str, dtype: np.dtype[Any]) -> Array:
     array = as_array(values, name)
     if array.dtype.kind == "b":
         raise TypeError(f"{name}: real numbers expected, not bool")

@@ -19,6 +19,10 @@ ROW_REDUCTIONS = ("logsumexp", "logmeanexp")
 ELEMENT_MAPS = ("sigmoid", "softplus")
 OPS = ROW_MAPS + ROW_REDUCTIONS + ELEMENT_MAPS
 
+#: Of rows that have a target (see Modifiers): the log-probability of it, and the gradient of a loss made of that.
+LOG_PROB, LOSS_GRAD = "log_prob", "loss_grad"
+ONE_A_ROW = (*ROW_REDUCTIONS, LOG_PROB)
+
 ISAS = ("avx512", "avx2", "neon", "scalar")
 KINDS = ("c", "numba", "numpy")  # best first; each is a module of this package
 TAKE_HALVES = ("c",)  # kinds that compute from and to float16 and bfloat16; the others are given float32
@@ -37,6 +41,12 @@ class Modifiers(NamedTuple):
     sink: Array | None = None  # n = 1; as work_dtype(x.dtype): one more element of the row, without a result
     empty: float | None = None  # what a map makes of a row that is -inf throughout; None: NaN
     lse: Array | None = None  # n = 1; as work_dtype(x.dtype): where logsumexp of the row is put, too
+    # What the ops LOG_PROB and LOSS_GRAD take, all with n = 1; the last three as work_dtype(x.dtype):
+    target: Array | None = None  # int64: the element of the row that is meant
+    ignored: int = -1  # rows of this target have the log-probability and the gradient 0
+    scale: Array | None = None  # the gradient is that of -scale log_prob + lse_scale lse^2 / 2; None: 1
+    lse_scale: float = 0.0
+    log_prob: Array | None = None  # where log-probabilities are put, too
 
 
 def work_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -51,7 +61,7 @@ class Backend(Protocol):
     are aligned, of one native dtype (float32 or float64; some kinds TAKE_HALVES, "numpy" takes longdouble), and are
     either C-contiguous of any shape, or 3-D views with any strides that are whole elements (y of a reduction: 2-D,
     outer and inner). They are the same memory element for element, or apart. Nothing but MemoryError is raised.
-    Modifiers come with 3-D views, and for softmax, log_softmax, logsumexp and logmeanexp only.
+    Modifiers come with 3-D views, and for softmax, log_softmax, logsumexp, logmeanexp, LOG_PROB and LOSS_GRAD only.
 
     A backend may also have `direct(op, alone_below, threads)`, which makes a function that does a whole call, without
     the overhead of any layer above. It takes x, axis and out as the caller gave them, and if the operation takes

@@ -8,7 +8,16 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from fastsoftmax._backends._numba_functions import base_of, log_of_sum, log_reduced, maximum_parts, shift_of, term
+from fastsoftmax._backends._numba_functions import (
+    base_of,
+    exp_pair,
+    log_of_sum,
+    log_reduced,
+    maximum_parts,
+    shift_of,
+    term,
+    times_power,
+)
 from fastsoftmax._backends._numba_lanes import _first, _pair, advanced, fma, jit, rounded, staged, where
 from fastsoftmax._backends._numba_rows import map_lanes, with_pair
 
@@ -91,6 +100,12 @@ def softplus_of(x, _):
     return where(x, "<", 0.0, 0.0, x) + log_reduced(k, f, x.like(0.0))
 
 
+@staged(lambda x: types.float64)
+def expm1_of(x):
+    high, low, n = exp_pair(x, x.like(0.0))
+    return where(x, "==", x, (times_power(high, n) - 1.0) + times_power(low, n), x)
+
+
 @jit
 def logcumsumexp_rows(x, x_pitch, y, y_pitch, rows, n, *_):
     for k in range(rows):
@@ -107,3 +122,10 @@ def sigmoid_rows(x, x_pitch, y, y_pitch, rows, n, *_):
 def softplus_rows(x, x_pitch, y, y_pitch, rows, n, *_):
     for k in range(rows):
         map_lanes(softplus_of, advanced(x, k * x_pitch), advanced(y, k * y_pitch), 0, n, 0)
+
+
+@jit
+def expm1_rows(x, x_pitch, y, y_pitch, rows, n, *_):
+    for k in range(rows):
+        for i in range(n):
+            y[k * y_pitch + i] = expm1_of(np.float64(x[k * x_pitch + i]))

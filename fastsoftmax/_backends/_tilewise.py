@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from . import ROW_MAPS, Array, Modifiers
+from . import LOG_PROB, LOSS_GRAD, ONE_A_ROW, ROW_MAPS, Array, Modifiers
 
+EXPM1 = "expm1"  # e^x - 1 for x <= 0 in float64: what run() does besides the ops of the backends
 Tile = tuple[slice, slice]
 
 
@@ -28,33 +29,71 @@ def run_modified(
     """As Backend.run, for these tiles. run(op, z) gives the results of rows (rows, n), which may be in z itself."""
     rows_of_x = x.swapaxes(1, 2)
     modifiers = _rows_last(modifiers, x.shape)
-    rows_of_y = y.swapaxes(1, 2) if op in ROW_MAPS else y
+    reduces = op in ONE_A_ROW
+    rows_of_y = y if reduces else y.swapaxes(1, 2)
+    tile_of = _loss_tile if op in (LOG_PROB, LOSS_GRAD) else _tile
     for tile in todo:
         with np.errstate(all="ignore"):
-            rows_of_y[tile] = _tile(run, op, rows_of_x[tile], modifiers, tile)
+            z = _modified(rows_of_x[tile], modifiers, tile)
+            results = tile_of(run, op, z.reshape(-1, z.shape[2]), modifiers, tile).reshape(*z.shape[:2], -1)
+            rows_of_y[tile] = results[..., 0] if reduces else results[..., : x.shape[1]]
 
 
-def _tile(run: Callable[[str, Array], Array], op: str, rows_of_x: Array, modifiers: Modifiers, tile: Tile) -> Array:
+def _tile(run: Callable[[str, Array], Array], op: str, rows: Array, modifiers: Modifiers, tile: Tile) -> Array:
     """The results of a tile."""
-    z = _modified(rows_of_x, modifiers, tile)
-    rows = z.reshape(-1, z.shape[2])
     empty = None
     if op in ROW_MAPS and modifiers.empty is not None:
         empty = np.maximum.reduce(rows, axis=1) == -np.inf
-    if modifiers.lse is not None:
-        modifiers.lse[tile] = run("logsumexp", rows).reshape(*z.shape[:2], 1)
+    _put(modifiers.lse, tile, lambda: run("logsumexp", rows))
     values = run(op, rows)
     if empty is not None:
         values[empty] = modifiers.empty
-    results = values.reshape(*z.shape[:2], -1)
-    return results[..., : rows_of_x.shape[2]] if op in ROW_MAPS else results[..., 0]
+    return values
+
+
+def _put(results: Array | None, tile: Tile, values: Callable[[], Array]) -> None:
+    """One number a row, if it is wanted."""
+    if results is not None:
+        results[tile] = values().reshape(results[tile].shape)
+
+
+def _loss_tile(run: Callable[[str, Array], Array], op: str, rows: Array, modifiers: Modifiers, tile: Tile) -> Array:
+    """Log-probabilities of the targets, or gradients: p less 1 at the target is expm1(log p), where nothing cancels."""
+    _put(modifiers.lse, tile, lambda: run("logsumexp", rows))
+    assert modifiers.target is not None
+    target = modifiers.target[tile].reshape(-1, 1)
+    ignored = target == modifiers.ignored
+    target = np.where(ignored, 0, target)
+    logs = run("log_softmax", rows if op == LOG_PROB else rows.copy())
+    log_prob = np.take_along_axis(logs, target, axis=1)
+    log_prob[ignored] = 0
+    _put(modifiers.log_prob, tile, lambda: log_prob)
+    if op == LOG_PROB:
+        return log_prob
+    temperature = 1.0 if modifiers.temperature is None else _wide(modifiers.temperature, tile)
+    by_loss = (1.0 if modifiers.scale is None else _wide(modifiers.scale, tile)) / temperature
+    by_lse = 0.0
+    if modifiers.lse_scale:
+        by_lse = modifiers.lse_scale * run("logsumexp", rows).astype(np.float64) / temperature
+    less = run(EXPM1, log_prob.astype(np.float64))
+    gradients = run("softmax", rows)
+    gradients *= np.asarray(by_loss + by_lse).astype(rows.dtype)
+    np.put_along_axis(gradients, target, by_loss * less + by_lse * (1 + less), axis=1)
+    nothing = ignored | ((by_loss == 0) & (by_lse == 0))
+    gradients[nothing[:, 0]] = 0
+    return gradients
+
+
+def _wide(numbers: Array, tile: Tile) -> Array:
+    """One number a row, in double."""
+    return numbers[tile].reshape(-1, 1).astype(np.float64)
 
 
 def _rows_last(modifiers: Modifiers, shape: tuple[int, ...]) -> Modifiers:
     """With arrays (outer, inner, n), n being 1 where it was."""
     outer, _, inner = shape
     moved: dict[str, Any] = {
-        name: (a if name == "lse" else np.broadcast_to(a, (outer, a.shape[1], inner))).swapaxes(1, 2)
+        name: (a if name in ("lse", "log_prob") else np.broadcast_to(a, (outer, a.shape[1], inner))).swapaxes(1, 2)
         for name, a in zip(modifiers._fields, modifiers, strict=True)
         if isinstance(a, np.ndarray)
     }

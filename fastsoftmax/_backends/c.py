@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import ROW_REDUCTIONS, Array, Backend, Direct, Modifiers, work_dtype
+from . import LOG_PROB, LOSS_GRAD, ROW_REDUCTIONS, Array, Backend, Direct, Modifiers, work_dtype
 
 TINY = 512  # elements below which a direct function keeps the GIL
 
@@ -27,6 +27,8 @@ else:
         "logcumsumexp": lib.FSM_LOGCUMSUMEXP,
         "sigmoid": lib.FSM_SIGMOID,
         "softplus": lib.FSM_SOFTPLUS,
+        LOG_PROB: lib.FSM_LOG_PROB,
+        LOSS_GRAD: lib.FSM_LOSS_GRAD,
     }
     _TYPES = {"f": lib.FSM_F32, "d": lib.FSM_F64, "e": lib.FSM_F16, "E": lib.FSM_BF16}
     _run, _from_buffer = lib.fsm_run, ffi.from_buffer  # looked up once: 200 ns a call
@@ -123,7 +125,7 @@ def _struct_of(modifiers: Modifiers, dtype: np.dtype[Any]) -> tuple[Any, list[An
 
     def point(name: str, array: Array) -> None:
         kept.append(_from_buffer(array.view(np.uint16) if _TYPES.get(array.dtype.char) == lib.FSM_BF16 else array))
-        setattr(how, name, ffi.cast("unsigned char *", kept[-1]))
+        setattr(how, name, ffi.cast("void *", kept[-1]))
 
     for name, array in zip(modifiers._fields, modifiers, strict=True):
         if isinstance(array, np.ndarray):
@@ -136,7 +138,7 @@ def _struct_of(modifiers: Modifiers, dtype: np.dtype[Any]) -> tuple[Any, list[An
         how.bias_type = _TYPES[modifiers.bias.dtype.char]
     if modifiers.empty is not None:
         point("empty", np.array(modifiers.empty, work_dtype(dtype)))
-    how.softcap = modifiers.softcap
+    how.softcap, how.ignored, how.lse_scale = modifiers.softcap, modifiers.ignored, modifiers.lse_scale
     return how, kept
 
 

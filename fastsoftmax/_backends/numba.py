@@ -98,7 +98,7 @@ class NumbaBackend:
         alone = len(todo) == 1 or threads == 1
 
         def run(op: str, rows: Array) -> Array:
-            results = np.empty(len(rows), rows.dtype) if op in ROW_REDUCTIONS else rows
+            results = np.empty((len(rows), 1), rows.dtype) if op in ROW_REDUCTIONS else rows
             self.run(op, rows, results, len(rows), rows.shape[1], 1, threads if alone else 1)
             return results
 

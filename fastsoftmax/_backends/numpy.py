@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ELEMENT_MAPS, Backend, Modifiers
-from ._tilewise import run_modified, tiles
+from ._tilewise import EXPM1, run_modified, tiles
 
 Array = NDArray[Any]
 
@@ -138,6 +138,7 @@ KERNELS: dict[str, Callable[[Array], Array]] = {
     "logmeanexp": logmeanexp,
     "sigmoid": sigmoid,
     "softplus": softplus,
+    EXPM1: np.expm1,
 }
 
 

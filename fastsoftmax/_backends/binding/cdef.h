@@ -4,10 +4,11 @@ const char *fsm_isa_built(size_t i);
 const char *fsm_isa_name(const fsm_isa *isa);
 
 typedef enum fsm_op {
-    FSM_SOFTMAX, FSM_LOG_SOFTMAX, FSM_LOGSUMEXP, FSM_LOGMEANEXP, FSM_LOGCUMSUMEXP, FSM_SIGMOID, FSM_SOFTPLUS, ...
+    FSM_SOFTMAX, FSM_LOG_SOFTMAX, FSM_LOGSUMEXP, FSM_LOGMEANEXP, FSM_LOGCUMSUMEXP, FSM_SIGMOID, FSM_SOFTPLUS,
+    FSM_LOG_PROB, FSM_LOSS_GRAD, ...
 } fsm_op;
 typedef enum fsm_type { FSM_F32, FSM_F64, FSM_F16, FSM_BF16, ... } fsm_type;
-typedef enum fsm_status { FSM_OK, FSM_INVALID, FSM_NO_MEMORY } fsm_status;
+typedef enum fsm_status { FSM_OK, FSM_INVALID, FSM_NO_MEMORY, FSM_OUT_OF_RANGE } fsm_status;
 
 fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, void *y, size_t outer, size_t n,
                    size_t inner, const ptrdiff_t *strides, unsigned threads);
@@ -26,6 +27,14 @@ typedef struct fsm_modifiers {
     const void *empty;
     void *lse;
     ptrdiff_t lse_strides[2];
+    const int64_t *target;
+    ptrdiff_t target_strides[2];
+    int64_t ignored;
+    const void *scale;
+    ptrdiff_t scale_strides[2];
+    double lse_scale;
+    void *log_prob;
+    ptrdiff_t log_prob_strides[2];
 } fsm_modifiers;
 
 fsm_status fsm_run_modified(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, void *y, size_t outer, size_t n,
