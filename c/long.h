@@ -108,6 +108,8 @@ static void run_long_loss(const struct job *j, size_t outer, size_t inner, struc
                           unsigned threads) {
     double norm[2], x = 0, max;
     reduce_long(j, FSM_LOG_NORM, source, norm, beside, threads);
+    char *lse = lse_of(j, outer, inner);
+    if (lse && !put_lse(j, norm, lse)) reduce_long(j, FSM_LOGSUMEXP, source, lse, beside, threads);
     size_t target = is_ignored(j, outer, inner) ? 0 : (size_t)target_of(j, outer, inner);
     prepare(j, &source, target, 1, &x, least(j, &max, 0));
     struct loss l = loss_of(j, outer, inner, value_of(j, &x), norm);
@@ -130,7 +132,7 @@ static void run_long(const struct job *j, size_t outer, size_t inner, const void
                      unsigned threads) {
     struct source source = source_of(j, x, outer, inner);
     float number;
-    if (j->modifiers && j->modifiers->lse)
+    if (j->modifiers && j->modifiers->lse && !fsm_has_target(j->op))
         reduce_long(j, FSM_LOGSUMEXP, source, lse_of(j, outer, inner), beside, threads);
     if (fsm_has_target(j->op)) {
         run_long_loss(j, outer, inner, source, y, beside, threads);

@@ -193,7 +193,7 @@ static void find_losses(const struct job *j, size_t outer, size_t inner, const c
         int64_t target = target_of(j, outer, inner + r);
         bool there = target >= (int64_t)c.from && target < (int64_t)c.to;
         double x = there ? value_of(j, at(z, (ptrdiff_t)r * z_pitch + (ptrdiff_t)target, type)) : -(double)INFINITY;
-        losses[r] = loss_of(j, outer, inner + r, x, at(norms, 2 * (ptrdiff_t)r, type));
+        losses[r] = loss_of(j, outer, inner + r, x, norm_of(j, norms, r));
         put_loss(j, outer, inner + r, &losses[r]);
     }
 }
@@ -234,11 +234,16 @@ static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, 
     plain.row.count -= j->row.count - (c.to - c.from);
     const char *from = at(x, (ptrdiff_t)c.from, plain.type);
     char *to = (char *)at(z, (ptrdiff_t)c.from, plain.type);
-    if (m->lse)
+    if (m->lse && !fsm_has_target(j->op))
         run_plain(&plain, FSM_LOGSUMEXP, from, x_pitch, lse_of(j, outer, inner), m->lse_strides[!j->swapped], rows,
                   known, scratch);
     if (fsm_has_target(j->op)) {
         run_plain(&plain, FSM_LOG_NORM, from, x_pitch, (char *)norms, 2, rows, known, scratch);
+        for (size_t r = 0; m->lse && r < rows; r++) {
+            char *lse = lse_of(j, outer, inner + r);
+            if (put_lse(j, norm_of(j, norms, r), lse)) continue;
+            run_plain(&plain, FSM_LOGSUMEXP, at(from, (ptrdiff_t)r * x_pitch, plain.type), 0, lse, 0, 1, NULL, scratch);
+        }
         find_losses(j, outer, inner, x, x_pitch, c, rows, norms, losses);
     }
     if (j->op == FSM_LOG_PROB) {

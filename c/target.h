@@ -27,6 +27,18 @@ struct loss {
     double at_target;
 };
 
+/* The norms (FSM_LOG_NORM) of rows are two numbers each. */
+static const void *norm_of(const struct job *j, const void *norms, size_t row) {
+    return at(norms, 2 * (ptrdiff_t)row, computed(j->type));
+}
+
+/* logsumexp from the norm, if it is not NaN: then there is no log_softmax, but logsumexp may be infinite. */
+static bool put_lse(const struct job *j, const void *norm, void *lse) {
+    double hi = value_of(j, norm);
+    if (!isnan(hi)) put_number(j, computed(j->type), lse, hi);
+    return !isnan(hi);
+}
+
 /* x less the norm (FSM_LOG_NORM), with the bits of log_softmax. */
 static double log_prob_of(const struct job *j, double x, const void *norm) {
     double hi = value_of(j, norm), lo = value_of(j, at(norm, 1, computed(j->type)));
@@ -54,7 +66,7 @@ static struct loss loss_of(const struct job *j, size_t outer, size_t inner, doub
 /* What is wanted of the row besides its results. */
 static void put_loss(const struct job *j, size_t outer, size_t inner, const struct loss *l) {
     void *log_prob = number_of(j, j->modifiers->log_prob, j->modifiers->log_prob_strides, outer, inner);
-    if (j->op == FSM_LOSS_GRAD && log_prob) put_number(j, computed(j->type), log_prob, l->log_prob);
+    if (log_prob) put_number(j, computed(j->type), log_prob, l->log_prob);
 }
 
 #endif
