@@ -150,5 +150,5 @@ def _first(op: str) -> _backends.Direct:
 
 
 #: op -> a function of (x, axis, out), or of these and (where, temperature, bias, softcap), that does a simple call, or
-#: gives None if it is not one. Made by the first call.
-direct = {op: _first(op) for op in _backends.OPS}
+#: gives None if it is not one; for LOG_PROB see `_losses`. Made by the first call.
+direct = {op: _first(op) for op in (*_backends.OPS, _backends.LOG_PROB)}

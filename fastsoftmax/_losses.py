@@ -27,11 +27,17 @@ from ._backends import LOG_PROB, LOSS_GRAD, ROW_MAPS, Modifiers, work_dtype
 from ._backends._tilewise import tiles
 from ._calls import choose, execute
 from ._config import resolve
+from ._dispatch import direct
 from ._modified import ONE, apart, output_for, real_numbers, temperature_of
 from ._sums import exact_sums
 
 REDUCTIONS = ("mean", "sum", "none")
 TILE = 1 << 16  # elements worked on at a time
+#: Reductions, as functions for direct calls (logits, target, axis, ignored, reduction, gradient) number them; None: none, and
+#: log-probabilities instead of losses. gradient: False, True or grad_out.
+DIRECT = {None: 0, "none": 1, "sum": 2, "mean": 3}
+ZERO = 0.0  # a default, which is told from others by being this object
+NO_INDEX = -(1 << 63)  # where no class is to be ignored
 
 
 def cross_entropy(
@@ -42,10 +48,10 @@ def cross_entropy(
     *,
     weight: ArrayLike | None = None,
     ignore_index: int = -100,
-    label_smoothing: float = 0.0,
+    label_smoothing: float = ZERO,
     reduction: str = "mean",
     temperature: ArrayLike = ONE,
-    z_loss: float = 0.0,
+    z_loss: float = ZERO,
     return_lse: bool = False,
     return_grad: bool = False,
     grad_out: Array | None = None,
@@ -127,9 +133,14 @@ def cross_entropy(
     array([[ 0.6652, -0.7553,  0.09  ],
            [ 0.    ,  0.    ,  0.    ]])
     """
+    _check_reduction(reduction, REDUCTIONS)
+    if temperature is ONE and weight is backend is None and not return_lse and label_smoothing is z_loss is ZERO:
+        gradient = grad_out if grad_out is not None else bool(return_grad)
+        loss = direct[LOG_PROB](logits, target, axis, ignore_index, DIRECT[reduction], gradient)
+        if loss is not None:
+            return loss
     return_grad = return_grad or grad_out is not None
     rows = _rows_of(logits, "logits", axis, temperature, backend)
-    _check_reduction(reduction, REDUCTIONS)
     smoothing = _number(label_smoothing, "label_smoothing", "a number from 0 to 1", lambda v: 0 <= v <= 1)
     z = _number(z_loss, "z_loss", "a finite number from 0 on", lambda v: 0 <= v < math.inf)
     weights = None if weight is None else _weights_of(weight, rows)
@@ -203,6 +214,10 @@ def token_logprobs(
     >>> token_logprobs([[2.0, 1.0, 0.0], [0.0, 50.0, 0.0]], [1, 1]).round(4)
     array([-1.4076, -0.    ])
     """
+    if temperature is ONE and out is backend is None:
+        logs = direct[LOG_PROB](logits, ids, axis, NO_INDEX, DIRECT[None], False)
+        if logs is not None:
+            return logs
     rows = _rows_of(logits, "logits", axis, temperature, backend)
     target = None if out is None else check_out(out, rows.shape, rows.result)
     index = _index_of(ids, "ids", rows, None)

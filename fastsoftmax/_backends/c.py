@@ -107,7 +107,8 @@ class _C:
         how.alone_below = [alone_below(dtype) for dtype in (*_DTYPES, _FLOAT16)]  # bfloat16, known or not, as float16
         for dtype in (*_DTYPES, *_learnt):
             _add(how, dtype)
-        how.ndarray, how.boolean, how.numpy = id(np.ndarray), id(np.dtype(np.bool_)), id(_numpy_functions())
+        how.ndarray, how.numpy = id(np.ndarray), id(_numpy_functions())
+        how.boolean, how.integer = id(np.dtype(np.bool_)), id(np.dtype(np.int64))
         made: list[Direct] = []
         if lib.direct_function(how, id(made)) != 0:
             return None

@@ -49,7 +49,7 @@ struct direct {
     fsm_op op;
     int reduces;
     size_t tiny_below, alone_below[4];
-    uintptr_t ndarray, dtypes[4], scalars[4], boolean, numpy, threads;
+    uintptr_t ndarray, dtypes[4], scalars[4], boolean, integer, numpy, threads;
     ...;
 };
 int direct_function(struct direct *how, uintptr_t list);

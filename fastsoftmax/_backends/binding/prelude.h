@@ -44,11 +44,11 @@ struct direct {
     size_t tiny_below;                /* elements that are no longer a tiny call, see there, */
     size_t alone_below[DIRECT_TYPES]; /* nor always one for a single thread: to ask takes 1 us */
     uintptr_t ndarray, dtypes[DIRECT_TYPES],
-        scalars[DIRECT_TYPES]; /* types and dtypes, as fsm_type numbers them; 0: unknown */
-    uintptr_t boolean;         /* the dtype of a mask */
-    uintptr_t numpy;           /* the capsule with NumPy's table of functions */
-    void **functions;          /* that table, set here */
-    uintptr_t threads;         /* (elements, dtype): for how many threads a call is */
+        scalars[DIRECT_TYPES];  /* types and dtypes, as fsm_type numbers them; 0: unknown */
+    uintptr_t boolean, integer; /* the dtypes of a mask, and of targets */
+    uintptr_t numpy;            /* the capsule with NumPy's table of functions */
+    void **functions;           /* that table, set here */
+    uintptr_t threads;          /* (elements, dtype): for how many threads a call is */
 };
 
 #if defined METH_FASTCALL && !defined Py_GIL_DISABLED && !defined PYPY_VERSION
@@ -188,74 +188,194 @@ static bool take_modifiers(const struct direct *how, PyObject *const *args, fsm_
     return true;
 }
 
-/* call(x, axis, out), or with where, temperature, bias and softcap: the result, or None for what is not an array of these
- * dtypes, contiguous, and along one axis or all. */
+/* ---- Whole calls ---- */
+
+/* An array and what its rows are: n elements of dimensions first to before last. */
+struct rows {
+    const struct array *x;
+    fsm_type type;
+    size_t size, bytes, n, inner; /* bytes of an element */
+    int first, last;
+};
+
+/* x, which must be an array of these dtypes, contiguous, and its rows along one axis or all (None). */
+static bool take_rows(const struct direct *how, PyObject *given, PyObject *along, struct rows *r) {
+    const struct array *x = r->x = (const struct array *)given;
+    if ((uintptr_t)Py_TYPE(given) != how->ndarray) return false;
+    r->type = FSM_F32;
+    while (r->type < DIRECT_TYPES && (uintptr_t)x->dtype != how->dtypes[r->type]) r->type++;
+    if (r->type == DIRECT_TYPES || (x->flags & NATIVE) != NATIVE || x->ndim > MOST_DIMENSIONS) return false;
+    r->size = r->n = times(1, x->shape, x->shape + x->ndim);
+    r->bytes = r->type == FSM_F64 ? 8 : r->type == FSM_F32 ? 4 : 2;
+    r->inner = 1, r->first = 0, r->last = x->ndim;
+    if (r->size == 0) return false;
+    if (along == Py_None) return true;
+    int overflow = 0;
+    if (!PyLong_CheckExact(along)) return false;
+    long axis = PyLong_AsLongAndOverflow(along, &overflow);
+    if (axis < 0) axis += x->ndim;
+    if (overflow || axis < 0 || axis >= x->ndim) return false;
+    r->n = (size_t)x->shape[axis];
+    r->first = (int)axis, r->last = r->first + 1;
+    r->inner = times(1, x->shape + axis + 1, x->shape + x->ndim);
+    return true;
+}
+
+/* Run it; letting go of the GIL takes 40 ns, and 5 us when another thread waits for it. */
+static fsm_status run_rows(const struct direct *how, const struct rows *r, fsm_op op, void *to, long threads,
+                           const fsm_modifiers *modifiers) {
+    PyThreadState *state = r->size < how->tiny_below ? NULL : PyEval_SaveThread();
+    fsm_status status = fsm_run_modified(how->isa, op, r->type, r->x->data, to, r->size / r->n / r->inner, r->n,
+                                         r->inner, NULL, (unsigned)threads, modifiers);
+    if (state) PyEval_RestoreThread(state);
+    return status;
+}
+
+static long threads_of(const struct direct *how, const struct rows *r) {
+    return r->size < how->alone_below[r->type] ? 1 : ask_threads(how, r->size, r->x->dtype);
+}
+
+static void *data_of(PyObject *y, bool scalar, fsm_type type) {
+    return !scalar           ? (void *)((struct array *)y)->data
+           : type == FSM_F32 ? (void *)&((struct scalar32 *)y)->value
+           : type == FSM_F64 ? (void *)&((struct scalar64 *)y)->value
+                             : (void *)&((struct scalar16 *)y)->value;
+}
+
+/* call(x, axis, out), or with where, temperature, bias and softcap: the result, or None for what is not simple. */
 static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     const struct direct *how = PyLong_AsVoidPtr(self);
-    if ((count != WHERE && count != ARGUMENTS) || (uintptr_t)Py_TYPE(args[0]) != how->ndarray) Py_RETURN_NONE;
-    const struct array *x = (const struct array *)args[0];
-    fsm_type type = FSM_F32;
-    while (type < DIRECT_TYPES && (uintptr_t)x->dtype != how->dtypes[type]) type++;
-    if (type == DIRECT_TYPES || (x->flags & NATIVE) != NATIVE || x->ndim > MOST_DIMENSIONS) Py_RETURN_NONE;
-    size_t size = times(1, x->shape, x->shape + x->ndim), bytes = type == FSM_F64 ? 8 : type == FSM_F32 ? 4 : 2;
-    if (size == 0) Py_RETURN_NONE;
+    struct rows r;
+    if ((count != WHERE && count != ARGUMENTS) || !take_rows(how, args[0], args[1], &r)) Py_RETURN_NONE;
+    bool all = args[1] == Py_None;
+    int ndim = !how->reduces ? r.x->ndim : all ? 0 : r.x->ndim - 1; /* of the result, */
+    int gone = !how->reduces || all ? ndim : r.first;               /* with all of x as one row for None */
 
-    size_t n = size, inner = 1;
-    int first = 0, last = x->ndim;                      /* dimensions of a row */
-    int ndim = how->reduces ? 0 : x->ndim, gone = ndim; /* of the result, with all of x as one row */
-    if (args[1] != Py_None) {
-        int overflow = 0;
-        if (!PyLong_CheckExact(args[1])) Py_RETURN_NONE;
-        long axis = PyLong_AsLongAndOverflow(args[1], &overflow);
-        if (axis < 0) axis += x->ndim;
-        if (overflow || axis < 0 || axis >= x->ndim) Py_RETURN_NONE;
-        n = (size_t)x->shape[axis];
-        first = (int)axis, last = first + 1;
-        inner = times(1, x->shape + axis + 1, x->shape + x->ndim);
-        if (how->reduces) ndim = x->ndim - 1, gone = (int)axis;
-    }
-
-    long threads = size < how->alone_below[type] ? 1 : ask_threads(how, size, x->dtype);
+    long threads = threads_of(how, &r);
     if (threads < 1) return NULL;
-
-    /* Letting go of the GIL takes 40 ns, and 5 us when another thread waits for it. */
-    bool tiny = size < how->tiny_below, scalar = false;
-    PyObject *y = args[2];
-    const struct array *given = y != Py_None ? (struct array *)y : NULL;
+    size_t x_bytes = r.size * r.bytes, y_bytes = how->reduces ? x_bytes / r.n : x_bytes;
+    const struct array *given = args[2] != Py_None ? (struct array *)args[2] : NULL;
     struct modified d;
-    if (given && !fits(how, x, given, ndim, gone, size * bytes, size / (how->reduces ? n : 1) * bytes)) Py_RETURN_NONE;
-    if (count == ARGUMENTS && !take_modifiers(how, args, type, x, first, last, given, size * bytes, &d)) Py_RETURN_NONE;
-    if (given) {
-        Py_INCREF(y);
-    } else if (how->reduces && ndim == 0) {
-        scalar = true;
-        y = new_scalar(how->scalars[type]);
-    } else {
-        y = new_array(how, x, gone);
-    }
+    if (given && !fits(how, r.x, given, ndim, gone, x_bytes, y_bytes)) Py_RETURN_NONE;
+    if (count == ARGUMENTS && !take_modifiers(how, args, r.type, r.x, r.first, r.last, given, x_bytes, &d))
+        Py_RETURN_NONE;
+    bool scalar = !given && how->reduces && ndim == 0;
+    PyObject *y = given ? Py_NewRef(args[2]) : scalar ? new_scalar(how->scalars[r.type]) : new_array(how, r.x, gone);
     if (!y) return NULL;
-    void *to = !scalar           ? (void *)((struct array *)y)->data
-               : type == FSM_F32 ? (void *)&((struct scalar32 *)y)->value
-               : type == FSM_F64 ? (void *)&((struct scalar64 *)y)->value
-                                 : (void *)&((struct scalar16 *)y)->value;
-
-    PyThreadState *state = tiny ? NULL : PyEval_SaveThread();
-    fsm_status status = fsm_run_modified(how->isa, how->op, type, x->data, to, size / n / inner, n, inner, NULL,
-                                         (unsigned)threads, count == ARGUMENTS ? &d.m : NULL);
-    if (state) PyEval_RestoreThread(state);
+    fsm_status status =
+        run_rows(how, &r, how->op, data_of(y, scalar, r.type), threads, count == ARGUMENTS ? &d.m : NULL);
     if (status == FSM_OK) return y;
     Py_DECREF(y);
     Py_RETURN_NONE; /* no scratch memory: the caller finds that out as well, and says so */
 }
 
-static PyMethodDef method = {"direct", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL};
+/* ---- Losses ---- */
+
+enum { LOGITS, TARGET, AXIS, IGNORED, REDUCTION, GRADIENT, LOSS_ARGUMENTS };
+enum { LOG_PROBS, NONE, SUM, MEAN }; /* reductions, as c.py numbers them; the first is of token_logprobs */
+enum { FEW = 64 };                   /* rows whose losses need no memory */
+
+/* Whether target is an int64 for each row. */
+static bool are_targets(const struct direct *how, PyObject *given, const struct rows *r) {
+    const struct array *t = (const struct array *)given, *x = r->x;
+    if ((uintptr_t)Py_TYPE(given) != how->ndarray || (uintptr_t)t->dtype != how->integer) return false;
+    if ((t->flags & NATIVE) != NATIVE || t->ndim != x->ndim - 1) return false;
+    for (int i = 0; i < t->ndim; i++)
+        if (t->shape[i] != x->shape[i + (i >= r->first)]) return false;
+    return true;
+}
+
+/* The sum of losses, which is 0 - the logarithms, as if computed exactly and rounded once (see _sums.py). */
+static double sum_of_losses(const void *logs, fsm_type type, size_t rows) {
+    double hi = 0, lo = 0, plain = 0;
+    for (size_t i = 0; i < rows; i++) {
+        double v = 0 - (type == FSM_F32 ? (double)((const float *)logs)[i] : ((const double *)logs)[i]);
+        double sum = hi + v, back = sum - hi;
+        lo += (hi - (sum - back)) + (v - back);
+        hi = sum;
+        plain += v;
+    }
+    return plain - plain == 0 ? hi + lo : plain;
+}
+
+/* From logarithms to losses. */
+static void negate(void *logs, fsm_type type, size_t rows) {
+    for (size_t i = 0; i < rows; i++)
+        if (type == FSM_F32)
+            ((float *)logs)[i] = 0 - ((float *)logs)[i];
+        else if (type == FSM_F64)
+            ((double *)logs)[i] = 0 - ((double *)logs)[i];
+        else
+            ((uint16_t *)logs)[i] &= 0x7fff; /* of what is at most 0; NaN stays one */
+}
+
+/* loss(logits, target, axis, ignored, reduction, gradient): the loss, with a gradient (True, or the array it is put in) a pair;
+ * or None for what is not simple, such as sums and gradients of half types. */
+static PyObject *loss(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    const struct direct *how = PyLong_AsVoidPtr(self);
+    struct rows r;
+    if (count != LOSS_ARGUMENTS || args[AXIS] == Py_None || !take_rows(how, args[LOGITS], args[AXIS], &r) ||
+        !are_targets(how, args[TARGET], &r) || !PyLong_CheckExact(args[IGNORED]))
+        Py_RETURN_NONE;
+    int overflow = 0;
+    long reduction = PyLong_AsLong(args[REDUCTION]);
+    fsm_modifiers m = {.target = (const int64_t *)(const void *)((struct array *)args[TARGET])->data};
+    m.ignored = PyLong_AsLongLongAndOverflow(args[IGNORED], &overflow);
+    bool reduces = reduction == SUM || reduction == MEAN, half = r.type != FSM_F32 && r.type != FSM_F64;
+    if (overflow || (half && (reduces || args[GRADIENT] != Py_False))) Py_RETURN_NONE;
+    m.target_strides[0] = (ptrdiff_t)r.inner, m.target_strides[1] = 1;
+    size_t rows = r.size / r.n, counted = 0, bytes = r.size * r.bytes;
+    for (size_t i = 0; i < rows; i++) counted += m.target[i] != m.ignored;
+
+    /* Where the gradient goes, and its scale. */
+    PyObject *gradient = args[GRADIENT] == Py_False ? NULL : args[GRADIENT];
+    const struct array *given = gradient && gradient != Py_True ? (struct array *)gradient : NULL;
+    if (given && !fits(how, r.x, given, r.x->ndim, r.x->ndim, bytes, bytes)) Py_RETURN_NONE;
+    if (given && given->data < (const char *)(m.target + rows) && (const char *)m.target < given->data + bytes)
+        Py_RETURN_NONE;
+    double share = reduction == MEAN && counted ? 1 / (double)counted : 1;
+    float share32 = (float)share;
+    m.scale = r.type == FSM_F32 ? (void *)&share32 : (void *)&share;
+    long threads = threads_of(how, &r);
+    if (threads < 1) return NULL;
+
+    /* Where the logarithms go. */
+    bool scalar = reduces || r.x->ndim == 1;
+    double few[FEW];
+    void *many = reduces && rows > FEW ? PyMem_Malloc(rows * sizeof(double)) : NULL;
+    PyObject *y = scalar ? new_scalar(how->scalars[r.type]) : new_array(how, r.x, r.first);
+    PyObject *g = !gradient ? NULL : given ? Py_NewRef(gradient) : new_array(how, r.x, r.x->ndim);
+    PyObject *result = NULL;
+    if (!y || (gradient && !g) || (reduces && rows > FEW && !many)) {
+        if (!PyErr_Occurred()) PyErr_NoMemory();
+    } else {
+        void *value = data_of(y, scalar, r.type), *logs = !reduces ? value : many ? many : few;
+        m.log_prob = g ? logs : NULL;
+        m.log_prob_strides[0] = (ptrdiff_t)r.inner, m.log_prob_strides[1] = 1;
+        fsm_status status =
+            run_rows(how, &r, g ? FSM_LOSS_GRAD : FSM_LOG_PROB, g ? data_of(g, false, r.type) : logs, threads, &m);
+        double sum = reduces ? sum_of_losses(logs, r.type, rows) : 0;
+        if (reduction == MEAN) sum = counted ? sum / (double)counted : Py_NAN;
+        if (reduction == NONE) negate(logs, r.type, rows);
+        if (reduces && r.type == FSM_F32) *(float *)value = (float)sum;
+        if (reduces && r.type == FSM_F64) *(double *)value = sum;
+        result = status != FSM_OK ? Py_NewRef(Py_None) : g ? PyTuple_Pack(2, y, g) : Py_NewRef(y);
+    }
+    PyMem_Free(many);
+    Py_XDECREF(y);
+    Py_XDECREF(g);
+    return result;
+}
+
+static PyMethodDef methods[] = {{"direct", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL},
+                                {"loss", (PyCFunction)(void (*)(void))loss, METH_FASTCALL, NULL}};
 
 /* Append such a function to a list, which is how cffi can hand it over. */
 static int direct_function(struct direct *how, uintptr_t list) {
     PyGILState_STATE state = PyGILState_Ensure();
     how->functions = functions_of(how->numpy);
     PyObject *self = how->functions ? PyLong_FromVoidPtr(how) : NULL;
-    PyObject *function = self ? PyCFunction_NewEx(&method, self, NULL) : NULL;
+    PyObject *function = self ? PyCFunction_NewEx(&methods[how->op == FSM_LOG_PROB], self, NULL) : NULL;
     int status = function ? PyList_Append(object(list), function) : -1;
     Py_XDECREF(function);
     Py_XDECREF(self);
