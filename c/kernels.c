@@ -94,7 +94,9 @@ const struct fsm_kernels TABLE(FSM_ISA, FSM_SUFFIX) = {
     .narrow = kernel_narrow,
 #endif
     .modify = kernel_modify,
+    .log_probs = kernel_log_probs,
+    .slopes = kernel_slopes,
+    .gradients = kernel_gradients,
     .times = kernel_times,
-    .expm1 = kernel_expm1,
     .streams = STREAMS,
 };

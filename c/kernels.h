@@ -57,6 +57,16 @@ struct fsm_modify {
     const unsigned char *where;
 };
 
+/* The targets of some rows, see fsm_modifiers: each a step (in elements) after the last. */
+struct fsm_targets {
+    const int64_t *target;
+    ptrdiff_t target_step;
+    int64_t ignored;
+    const void *scale, *temperature; /* or NULL: 1 */
+    ptrdiff_t scale_step, temperature_step;
+    double lse_scale;
+};
+
 struct fsm_kernels {
     /* Whole rows of at most FSM_BLOCK elements; logcumsumexp and element by element: of any length. A row's elements are
      * next to each other, rows are a pitch apart (in elements). max: the rows' maxima, NaN dropped, if they are known, or NULL. */
@@ -81,9 +91,14 @@ struct fsm_kernels {
     /* n elements on their way to the others, see fsm_modifiers; z may be x. Whether any is not -inf; max becomes the largest, if
      * that is larger, NaN dropped. */
     bool (*modify)(const struct fsm_modify *how, const void *x, void *z, size_t n, void *max);
-    /* From softmax to a gradient: y times a factor; e^t - 1 for t <= 0. */
-    void (*times)(void *y, size_t n, double factor);
-    double (*expm1)(double t);
+    /* Rows a pitch apart. Log-probabilities of their targets, given x with their elements from..to - 1 alone (others are -inf) and
+     * their norms (FSM_LOG_NORM). Slopes: two numbers a row, what softmax is multiplied by for the gradient, and what
+     * that is at the target. From softmax to gradients. n elements times a factor. */
+    void (*log_probs)(const struct fsm_targets *t, const void *x, ptrdiff_t pitch, size_t from, size_t to, size_t rows,
+                      const void *norms, void *log_probs);
+    void (*slopes)(const struct fsm_targets *t, size_t rows, const void *norms, const void *log_probs, void *slopes);
+    void (*gradients)(const struct fsm_targets *t, const void *slopes, void *y, ptrdiff_t pitch, size_t rows, size_t n);
+    void (*times)(void *y, size_t n, const void *factor);
     bool streams; /* finish can write past the cache */
 };
 

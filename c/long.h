@@ -7,9 +7,9 @@ struct long_row {
     struct source source;
     char *y;
     struct fsm_part *parts;
-    char *terms;      /* of a row that is prepared: where its terms are kept; NULL: they are computed twice */
-    atomic_bool some; /* whether any element is not -inf */
-    double factor;    /* what results are multiplied by */
+    char *terms;        /* of a row that is prepared: where its terms are kept; NULL: they are computed twice */
+    atomic_bool some;   /* whether any element is not -inf */
+    const void *factor; /* of the computed type: what results are multiplied by; or NULL */
 };
 
 /* Whether rows are not taken as they are. */
@@ -61,7 +61,7 @@ static void run_prepared_finish(void *row, size_t i) {
         if (!r->terms) prepare(j, &r->source, i * FSM_BLOCK, n, z, least(j, &max, 0));
         j->kernels->finish(j->op, &r->parts[i], z, z, n, !r->terms, false);
     }
-    if (r->factor != 1) j->kernels->times(z, n, r->factor);
+    if (r->factor) j->kernels->times(z, n, r->factor);
     if (is_half(j->type)) j->kernels->narrow(j->type, (float *)(void *)z, r->y + bytes_before(j->type, i), n);
 }
 
@@ -79,13 +79,13 @@ static void run_finish(void *row, size_t i) {
     const struct job *j = r->job;
     size_t bytes = bytes_before(j->type, i);
     j->kernels->finish(j->op, &r->parts[i], r->source.x + bytes, r->y + bytes, elements_of(r, i), j->again, j->past);
-    if (r->factor != 1) j->kernels->times(r->y + bytes, elements_of(r, i), r->factor);
+    if (r->factor) j->kernels->times(r->y + bytes, elements_of(r, i), r->factor);
 }
 
 /* ---- Both ---- */
 
 /* `beside` is memory, bytes_for_long of it. A reduction's number is of the computed type. */
-static void run_parts(const struct job *j, struct source source, void *y, double factor, char *beside,
+static void run_parts(const struct job *j, struct source source, void *y, const void *factor, char *beside,
                       unsigned threads) {
     struct fsm_part *parts = (struct fsm_part *)(void *)beside;
     struct long_row r = {j, source, y, parts, NULL, false, factor};
@@ -101,31 +101,30 @@ static void run_parts(const struct job *j, struct source source, void *y, double
 static void reduce_long(const struct job *j, fsm_op op, struct source source, void *y, char *beside, unsigned threads) {
     struct job other = *j;
     other.op = op;
-    run_parts(&other, source, y, 1, beside, threads);
+    run_parts(&other, source, y, NULL, beside, threads);
 }
 
 static void run_long_loss(const struct job *j, size_t outer, size_t inner, struct source source, char *y, char *beside,
                           unsigned threads) {
-    double norm[2], x = 0, max;
-    reduce_long(j, FSM_LOG_NORM, source, norm, beside, threads);
+    struct fsm_targets t = targets_of(j, outer, inner);
+    struct losses l;
+    double x = 0, max;
+    reduce_long(j, FSM_LOG_NORM, source, l.norms, beside, threads);
     char *lse = lse_of(j, outer, inner);
-    if (lse && !put_lse(j, norm, lse)) reduce_long(j, FSM_LOGSUMEXP, source, lse, beside, threads);
-    size_t target = is_ignored(j, outer, inner) ? 0 : (size_t)target_of(j, outer, inner);
+    if (lse && !put_lse(j, l.norms, 0, lse)) reduce_long(j, FSM_LOGSUMEXP, source, lse, beside, threads);
+    size_t target = *t.target == t.ignored ? 0 : (size_t)*t.target;
     prepare(j, &source, target, 1, &x, least(j, &max, 0));
-    struct loss l = loss_of(j, outer, inner, value_of(j, &x), norm);
-    put_loss(j, outer, inner, &l);
-    if (j->op == FSM_LOG_PROB) {
-        put_number(j, j->type, y, l.log_prob);
-        return;
-    }
-    if (l.factor == 0) {
+    find_losses(j, &t, outer, inner, &x, 0, target, target + 1, 1, &l);
+    if (j->op == FSM_LOG_PROB) return;
+    if (value_of(j, l.slopes) == 0) {
         memset(y, 0, j->row.count * size_of[j->type]);
-        return;
+    } else {
+        struct job softmax = *j;
+        softmax.op = FSM_SOFTMAX;
+        run_parts(&softmax, source, y, l.slopes, beside, threads);
     }
-    struct job softmax = *j;
-    softmax.op = FSM_SOFTMAX;
-    run_parts(&softmax, source, y, l.factor, beside, threads);
-    put_number(j, j->type, y + target * size_of[j->type], l.at_target);
+    if (*t.target != t.ignored)
+        put_number(j, j->type, y + target * size_of[j->type], value_of(j, at(l.slopes, 1, computed(j->type))));
 }
 
 static void run_long(const struct job *j, size_t outer, size_t inner, const void *x, void *y, char *beside,
@@ -137,9 +136,9 @@ static void run_long(const struct job *j, size_t outer, size_t inner, const void
     if (fsm_has_target(j->op)) {
         run_long_loss(j, outer, inner, source, y, beside, threads);
     } else if (!is_half(j->type) || !fsm_is_reduction(j->op)) {
-        run_parts(j, source, y, 1, beside, threads);
+        run_parts(j, source, y, NULL, beside, threads);
     } else {
-        run_parts(j, source, &number, 1, beside, threads);
+        run_parts(j, source, &number, NULL, beside, threads);
         put_number(j, j->type, y, (double)number);
     }
 }

@@ -185,28 +185,17 @@ static void deliver_rows(const struct job *j, char *z, ptrdiff_t z_pitch, char *
 
 /* ---- Losses ---- */
 
-/* Log-probabilities of the targets of rows in z, of which the elements c are there; with norms, two numbers a row. */
-static void find_losses(const struct job *j, size_t outer, size_t inner, const char *z, ptrdiff_t z_pitch, struct cut c,
-                        size_t rows, const void *norms, struct loss *losses) {
-    fsm_type type = computed(j->type);
-    for (size_t r = 0; r < rows; r++) {
-        int64_t target = target_of(j, outer, inner + r);
-        bool there = target >= (int64_t)c.from && target < (int64_t)c.to;
-        double x = there ? value_of(j, at(z, (ptrdiff_t)r * z_pitch + (ptrdiff_t)target, type)) : -(double)INFINITY;
-        losses[r] = loss_of(j, outer, inner + r, x, norm_of(j, norms, r));
-        put_loss(j, outer, inner + r, &losses[r]);
+/* The losses of rows of which x has the elements c. */
+static void run_losses(const struct job *j, const struct job *plain, const struct fsm_targets *t, size_t outer,
+                       size_t inner, const char *x, ptrdiff_t x_pitch, struct cut c, size_t rows, const void *max,
+                       char *beside, struct losses *l) {
+    run_plain(plain, FSM_LOG_NORM, x, x_pitch, (char *)l->norms, 2, rows, max, beside);
+    for (size_t r = 0; j->modifiers->lse && r < rows; r++) {
+        char *lse = lse_of(j, outer, inner + r);
+        if (put_lse(j, l->norms, r, lse)) continue;
+        run_plain(plain, FSM_LOGSUMEXP, at(x, (ptrdiff_t)r * x_pitch, plain->type), 0, lse, 0, 1, NULL, beside);
     }
-}
-
-/* From softmax to the gradient. */
-static void make_gradient(const struct job *j, size_t outer, size_t inner, char *row, const struct loss *l) {
-    fsm_type type = computed(j->type);
-    if (l->factor == 0) {
-        memset(row, 0, j->row.count * size_of[type]);
-        return;
-    }
-    if (l->factor != 1) j->kernels->times(row, j->row.count, l->factor);
-    put_number(j, type, row + (size_t)target_of(j, outer, inner) * size_of[type], l->at_target);
+    find_losses(j, t, outer, inner, x, x_pitch, c.from, c.to, rows, l);
 }
 
 static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, size_t rows, char *scratch) {
@@ -214,8 +203,7 @@ static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, 
     const fsm_modifiers *m = j->modifiers;
     bool half = is_half(j->type), some[NUMBERS];
     float numbers[NUMBERS];
-    double max[NUMBERS], norms[2 * NUMBERS];
-    struct loss losses[NUMBERS];
+    double max[NUMBERS];
     char *halves = scratch + p->halves, *y = y_row(j, outer, inner), *z = is_in_y(j) ? y : scratch + p->rows;
     ptrdiff_t pitch = (ptrdiff_t)pitch_of(j), z_pitch = is_in_y(j) ? j->inner.y : pitch, x_pitch = j->inner.x;
     const char *x = x_row(j, outer, inner);
@@ -237,18 +225,12 @@ static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, 
     if (m->lse && !fsm_has_target(j->op))
         run_plain(&plain, FSM_LOGSUMEXP, from, x_pitch, lse_of(j, outer, inner), m->lse_strides[!j->swapped], rows,
                   known, scratch);
+    struct fsm_targets targets;
+    struct losses losses;
     if (fsm_has_target(j->op)) {
-        run_plain(&plain, FSM_LOG_NORM, from, x_pitch, (char *)norms, 2, rows, known, scratch);
-        for (size_t r = 0; m->lse && r < rows; r++) {
-            char *lse = lse_of(j, outer, inner + r);
-            if (put_lse(j, norm_of(j, norms, r), lse)) continue;
-            run_plain(&plain, FSM_LOGSUMEXP, at(from, (ptrdiff_t)r * x_pitch, plain.type), 0, lse, 0, 1, NULL, scratch);
-        }
-        find_losses(j, outer, inner, x, x_pitch, c, rows, norms, losses);
-    }
-    if (j->op == FSM_LOG_PROB) {
-        for (size_t r = 0; r < rows; r++) put_number(j, j->type, y_row(j, outer, inner + r), losses[r].log_prob);
-        return;
+        targets = targets_of(j, outer, inner);
+        run_losses(j, &plain, &targets, outer, inner, from, x_pitch, c, rows, known, scratch, &losses);
+        if (j->op == FSM_LOG_PROB) return;
     }
     if (fsm_is_reduction(j->op)) {
         run_plain(&plain, j->op, from, x_pitch, half ? (char *)numbers : y, half ? 1 : j->inner.y, rows, known,
@@ -261,8 +243,7 @@ static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, 
         fill_ends(j, (char *)at(z, (ptrdiff_t)r * z_pitch, plain.type), c);
     for (size_t r = 0; m->empty && r < rows; r++)
         if (!some[r]) fill_empty(j, (char *)at(z, (ptrdiff_t)r * z_pitch, computed(j->type)), j->row.count);
-    for (size_t r = 0; fsm_has_target(j->op) && r < rows; r++)
-        make_gradient(j, outer, inner + r, (char *)at(z, (ptrdiff_t)r * z_pitch, plain.type), &losses[r]);
+    if (fsm_has_target(j->op)) j->kernels->gradients(&targets, losses.slopes, z, z_pitch, rows, j->row.count);
     deliver_rows(j, z, z_pitch, halves, y, rows);
 }
 

@@ -10,13 +10,12 @@ from numba import types
 
 from fastsoftmax._backends._numba_functions import (
     base_of,
-    exp_pair,
+    exp_parts,
     log_of_sum,
     log_reduced,
     maximum_parts,
     shift_of,
     term,
-    times_power,
 )
 from fastsoftmax._backends._numba_lanes import _first, _pair, advanced, fma, jit, rounded, staged, where
 from fastsoftmax._backends._numba_rows import map_lanes, with_pair
@@ -100,10 +99,12 @@ def softplus_of(x, _):
     return where(x, "<", 0.0, 0.0, x) + log_reduced(k, f, x.like(0.0))
 
 
-@staged(lambda x: types.float64)
-def expm1_of(x):
-    high, low, n = exp_pair(x, x.like(0.0))
-    return where(x, "==", x, (times_power(high, n) - 1.0) + times_power(low, n), x)
+@staged(_first)
+def expm1_of(x, _):
+    """e^x - 1 for x <= 0, as c/gradient.h has it."""
+    t = where(x, "<", -40.0, -40.0, x)
+    s, scale = exp_parts(t, t.like(t.format.magic + (t.format.bias - t.format.boost)))
+    return fma(scale, s, scale - 1.0)
 
 
 @jit
@@ -127,5 +128,4 @@ def softplus_rows(x, x_pitch, y, y_pitch, rows, n, *_):
 @jit
 def expm1_rows(x, x_pitch, y, y_pitch, rows, n, *_):
     for k in range(rows):
-        for i in range(n):
-            y[k * y_pitch + i] = expm1_of(np.float64(x[k * x_pitch + i]))
+        map_lanes(expm1_of, advanced(x, k * x_pitch), advanced(y, k * y_pitch), 0, n, 0)

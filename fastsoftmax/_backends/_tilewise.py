@@ -9,7 +9,7 @@ import numpy as np
 
 from . import LOG_PROB, LOSS_GRAD, ONE_A_ROW, ROW_MAPS, Array, Modifiers
 
-EXPM1 = "expm1"  # e^x - 1 for x <= 0 in float64: what run() does besides the ops of the backends
+EXPM1 = "expm1"  # e^x - 1 for x <= 0: what run() does besides the ops of the backends
 Tile = tuple[slice, slice]
 
 
@@ -70,23 +70,23 @@ def _loss_tile(run: Callable[[str, Array], Array], op: str, rows: Array, modifie
     _put(modifiers.log_prob, tile, lambda: log_prob)
     if op == LOG_PROB:
         return log_prob
-    temperature = 1.0 if modifiers.temperature is None else _wide(modifiers.temperature, tile)
-    by_loss = (1.0 if modifiers.scale is None else _wide(modifiers.scale, tile)) / temperature
-    by_lse = 0.0
+    one = rows.dtype.type(1)
+    temperature = one if modifiers.temperature is None else modifiers.temperature[tile].reshape(-1, 1)
+    by_loss = (one if modifiers.scale is None else modifiers.scale[tile].reshape(-1, 1)) / temperature
+    by_lse = rows.dtype.type(0)
     if modifiers.lse_scale:
-        by_lse = modifiers.lse_scale * run("logsumexp", rows).astype(np.float64) / temperature
-    less = run(EXPM1, log_prob.astype(np.float64))
+        by_lse = rows.dtype.type(modifiers.lse_scale) * _logsumexp(run, rows) / temperature
+    less = run(EXPM1, log_prob.astype(rows.dtype).T).T
     gradients = run("softmax", rows)
-    gradients *= np.asarray(by_loss + by_lse).astype(rows.dtype)
-    np.put_along_axis(gradients, target, by_loss * less + by_lse * (1 + less), axis=1)
+    gradients *= by_loss + by_lse
+    np.put_along_axis(gradients, target, by_loss * less + by_lse * (one + less), axis=1)
     nothing = ignored | ((by_loss == 0) & (by_lse == 0))
     gradients[nothing[:, 0]] = 0
     return gradients
 
 
-def _wide(numbers: Array, tile: Tile) -> Array:
-    """One number a row, in double."""
-    return numbers[tile].reshape(-1, 1).astype(np.float64)
+def _logsumexp(run: Callable[[str, Array], Array], rows: Array) -> Array:
+    return run("logsumexp", rows).astype(rows.dtype)
 
 
 def _rows_last(modifiers: Modifiers, shape: tuple[int, ...]) -> Modifiers:
