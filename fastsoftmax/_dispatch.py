@@ -15,7 +15,11 @@ from . import _backends, _config
 from ._backends import work_dtype
 
 OPS = (*_backends.OPS, "softmin", "hardmax")
-AS = {"softmin": "softmax", _backends.LOG_PROB: "logsumexp", _backends.LOSS_GRAD: "softmax"}  # whose crossovers are theirs
+AS = {
+    "softmin": "softmax",
+    _backends.LOG_PROB: "logsumexp",
+    _backends.LOSS_GRAD: "softmax",
+}  # whose crossovers are theirs
 DTYPES = ("float32", "float64")
 #: What a table of crossovers says of every operation and dtype: from how many elements two threads beat one, in C and
 #: in Numba, and from how many Numba is worth its loading where there is no C part. None: at no size.

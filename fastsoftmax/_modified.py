@@ -165,9 +165,7 @@ def _check(
     return Modifiers(temperature, _check_softcap(asked.softcap, work), bias, where, sink, of_empty, lse)
 
 
-def temperature_of(
-    given: ArrayLike, work: np.dtype[Any], kept: tuple[int, ...], axes: tuple[int, ...]
-) -> Array | None:
+def temperature_of(given: ArrayLike, work: np.dtype[Any], kept: tuple[int, ...], axes: tuple[int, ...]) -> Array | None:
     """One number a row, or one for all; None for 1."""
     if type(given) is float and 1e-30 < given < 1e30:  # a third of the time of what follows
         return None if given == 1 else np.full((1,) * len(kept), given, work)

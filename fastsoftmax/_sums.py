@@ -10,7 +10,7 @@ from ._arrays import Array
 
 
 def exact_sums(x: Array, axis: int | None = None) -> Any:
-    """Sums of floats in double (of longdouble in that), as if computed exactly and rounded once but for one case in millions.
+    """Sums of floats, in double at least, as if computed exactly and rounded once, but for one case in millions.
 
     Numbers are cut at a bit above which they add up without any rounding, and what is below is added apart (S. M. Rump,
     T. Ogita, S. Oishi, "Accurate floating-point summation", SIAM J. Sci. Comput. 31(1), 2008).

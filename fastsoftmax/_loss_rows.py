@@ -1,0 +1,269 @@
+"""Rows and what they are compared with: checked, and brought to their losses and gradients."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.exceptions import AxisError
+from numpy.typing import ArrayLike
+
+from ._arrays import Array, as_array, as_index, convert, overlap, reduced_shapes, result_dtype, same_memory
+from ._backends import LOG_PROB, LOSS_GRAD, ROW_MAPS, Modifiers, work_dtype
+from ._backends._tilewise import tiles
+from ._calls import choose, execute
+from ._config import resolve
+from ._modified import apart, output_for, real_numbers, temperature_of
+from ._sums import exact_sums
+
+TILE = 1 << 16  # elements worked on at a time
+
+
+# ---- what is given ----
+
+
+class Rows(NamedTuple):
+    """Logits along their axis of classes; `kept` is the shape of one number a row with that axis, `shape` without."""
+
+    x: Array
+    axis: int
+    result: np.dtype[Any]
+    work: np.dtype[Any]
+    kept: tuple[int, ...]
+    shape: tuple[int, ...]
+    temperature: Array | None
+    backend: str | None
+
+
+class Goal(NamedTuple):
+    """What rows are compared with."""
+
+    target: Array  # int64, the class of each row, of the shape `kept`, -1 if it is ignored; or probabilities of all
+    ignored: Any  # bool, one a row
+    weights: Array | None  # one a row: that of its class
+    total: float  # what a mean is divided by
+    rows: int  # how many are not ignored
+
+
+Losses = tuple[Array, Array | None]  # of the shape `kept`; and the gradient, of the shape of the rows
+
+
+def rows_of(logits: ArrayLike, name: str, axis: int, temperature: ArrayLike, backend: str | None) -> Rows:
+    x = as_array(logits, name)
+    result = result_dtype(x.dtype, None, name)
+    index = as_index(axis, "axis: an integer")
+    if not -x.ndim <= index < x.ndim:
+        raise AxisError(index, x.ndim)
+    index %= x.ndim
+    kept, shape = reduced_shapes(x.shape, (index,), False)
+    work = work_dtype(result)
+    divided = temperature_of(temperature, work, kept, (index,))
+    return Rows(x, index, result, work, kept, shape, divided, backend if backend is None else resolve(backend))
+
+
+def check_reduction(reduction: str, known: tuple[str, ...]) -> None:
+    if reduction not in known:
+        raise ValueError(f"reduction: one of {', '.join(known)} expected, not {reduction!r}")
+
+
+def number_of(value: Any, name: str, expected: str, good: Callable[[float], bool]) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: {expected} expected, not {value!r}")
+    if not good(float(value)):
+        raise ValueError(f"{name}: {expected} expected, not {value}")
+    return float(value)
+
+
+def weights_of(weight: ArrayLike, rows: Rows) -> Array:
+    weights = real_numbers(weight, "weight", rows.work)
+    if weights.shape != (rows.x.shape[rows.axis],):
+        raise ValueError(
+            f"weight: shape {weights.shape} given, ({rows.x.shape[rows.axis]},) expected: a number a class"
+        )
+    return weights
+
+
+def goal_of(target: ArrayLike, rows: Rows, ignore_index: int, weights: Array | None) -> Goal:
+    given = as_array(target, "target")
+    if given.dtype.kind not in "fV":
+        return index_goal(given, rows, ignore_index, weights)
+    if as_index(ignore_index, "ignore_index: an integer") >= 0:
+        raise ValueError(f"ignore_index: {ignore_index} given with probabilities, of which none can be ignored")
+    if given.shape != rows.x.shape:
+        raise ValueError(f"target: shape {given.shape} of probabilities given, that of logits is {rows.x.shape}")
+    result_dtype(given.dtype, None, "target")
+    count = math.prod(rows.shape)
+    return Goal(given, np.False_, None, count, count)
+
+
+def index_goal(target: ArrayLike, rows: Rows, ignore_index: int, weights: Array | None) -> Goal:
+    index = index_of(target, "target", rows, as_index(ignore_index, "ignore_index: an integer"))
+    ignored = index < 0
+    count = index.size - int(np.count_nonzero(ignored))
+    if weights is None:
+        return Goal(index, ignored, None, count, count)
+    weights = np.where(ignored, 0, weights[index] if weights.size else 0).astype(rows.work)
+    return Goal(index, ignored, weights, float(exact_sums(weights.ravel())), count)
+
+
+def index_of(target: ArrayLike, name: str, rows: Rows, ignore_index: int | None) -> Array:
+    """The class of each row, of the shape `kept`; -1 where it is ignored."""
+    given, n = as_array(target, name), rows.x.shape[rows.axis]
+    if given.size == 0 and given.dtype.kind == "f" and not isinstance(target, np.ndarray):
+        given = given.astype(np.int64)  # an empty list
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"{name}: integers expected, not {given.dtype}")
+    if given.shape != rows.shape:
+        raise ValueError(f"{name}: shape {given.shape} given, one class a row has the shape {rows.shape}")
+    outside = (given < 0) | (given >= n)
+    if outside.any():
+        ignored = np.zeros(given.shape, bool) if ignore_index is None else given == ignore_index
+        wrong = outside & ~ignored
+        if wrong.any():
+            place = tuple(int(i) for i in np.argwhere(wrong)[0])
+            at = f" at {place}" if place else ""
+            raise IndexError(f"{name}: {given[place]}{at} is out of range for {n} classes")
+    index = given.astype(np.int64)
+    if ignore_index is not None:
+        index[given == ignore_index] = -1
+    return index.reshape(rows.kept)
+
+
+# ---- what is computed ----
+
+
+def _shifted(x: Array, y: Array) -> bool:
+    """Whether they overlap, but not element for element."""
+    return not same_memory(x, y) and overlap(x, y)
+
+
+class Wanted(NamedTuple):
+    """What is wanted besides the losses. The gradient is of share times the sum of losses, and lse_share lse^2 / 2."""
+
+    lse: Array | None
+    gradient: bool
+    target: Array | None  # where it is put
+    share: float
+    lse_share: float
+
+
+def by_index(rows: Rows, goal: Goal, wanted: Wanted) -> Losses:
+    """Losses of rows with a class each, and gradients: by the backend."""
+    if not wanted.gradient or not rows.x.size:
+        empty = np.empty(rows.x.shape, rows.result) if wanted.gradient else None
+        return weighted(log_probs_of(rows, goal.target, wanted.lse), goal), empty
+    choice = choose(LOSS_GRAD, rows.x, rows.result, (rows.axis,), rows.backend)
+    given = convert(convert(rows.x, rows.result), choice.dtype)
+    scale = np.full((1,) * rows.x.ndim, wanted.share, rows.work)
+    if goal.weights is not None:
+        scale = np.where(goal.weights == 0, 0, goal.weights * np.float64(wanted.share)).astype(rows.work)
+    logs = np.empty(rows.kept, rows.work)
+    y = output_for(rows.x, given, wanted.target, rows.x.shape, False)
+    if given is rows.x and _shifted(given, y):
+        given = given.copy()
+    modifiers = Modifiers(
+        temperature=rows.temperature,
+        lse=wanted.lse,
+        target=goal.target,
+        scale=scale,
+        lse_scale=wanted.lse_share,
+        log_prob=logs,
+    )
+    execute(choice, given, y, (rows.axis,), apart(modifiers, y))
+    return weighted(logs, goal), y
+
+
+def log_probs_of(rows: Rows, index: Array | None, lse: Array | None) -> Array:
+    """Log-probabilities of classes, in the type computed in; 0 where they are ignored."""
+    if not rows.x.size:
+        if lse is not None:
+            lse[...] = -np.inf
+        return np.zeros(rows.kept, rows.work)
+    choice = choose(LOG_PROB, rows.x, rows.result, (rows.axis,), rows.backend)
+    given = convert(convert(rows.x, rows.result), choice.dtype)
+    y = np.empty(rows.kept, given.dtype)
+    logs = y if y.dtype == rows.work else np.empty(rows.kept, rows.work)
+    modifiers = Modifiers(temperature=rows.temperature, lse=lse, target=index, log_prob=None if logs is y else logs)
+    execute(choice, given, y, (rows.axis,), modifiers)
+    return logs
+
+
+def weighted(logs: Array, goal: Goal) -> Array:
+    """Losses; a weight of 0 drops its row."""
+    if goal.weights is None:
+        return 0 - logs
+    wide = np.promote_types(logs.dtype, np.float64)
+    with np.errstate(all="ignore"):
+        return np.where(goal.weights == 0, 0, goal.weights.astype(wide) * -logs)
+
+
+def by_class(rows: Rows, goal: Goal, smoothing: float, weights: Array | None, wanted: Wanted) -> Losses:
+    """Losses of rows of which all classes count, and gradients: tile by tile, through arrays that stay in the cache.
+
+    With u the probabilities times the weights of classes, a loss is -sum u log p, its gradient p sum u - u.
+    """
+    n, wide = rows.x.shape[rows.axis], np.promote_types(rows.work, np.float64)
+    losses, y = np.zeros(rows.kept, wide), wanted.target
+    if wanted.gradient and (y is None or not y.flags.c_contiguous or overlap(goal.target, y) or _shifted(rows.x, y)):
+        y = np.empty(rows.x.shape, rows.result)
+    outer, inner = math.prod(rows.kept[: rows.axis]), math.prod(rows.kept[rows.axis :])
+
+    def cut(a: Any) -> Array:
+        return np.reshape(a, (outer, -1, inner)).swapaxes(1, 2)
+
+    def cut_numbers(a: Any) -> Array:
+        return cut(np.broadcast_to(a, rows.kept))
+
+    x, target, ignored = cut(rows.x), cut(goal.target), cut_numbers(goal.ignored)
+    temperature = cut_numbers(rows.work.type(1) if rows.temperature is None else rows.temperature)
+    to_loss, to_lse, to_y = cut(losses), *(None if a is None else cut(a) for a in (wanted.lse, y))
+    for tile in tiles(outer, n, inner, TILE):
+        with np.errstate(all="ignore"):
+            z = np.ascontiguousarray(x[tile].astype(rows.work) / temperature[tile])
+            u = _class_weights(target[tile], n, smoothing, weights, wide)
+            logs = _run("log_softmax", z, rows.backend)
+            loss = exact_sums(np.where(u == 0, 0, u * -logs), axis=2)[..., np.newaxis]
+            to_loss[tile] = np.where(ignored[tile], 0, loss)
+            by_lse: Any = 0
+            if to_lse is not None:
+                to_lse[tile] = lse = _run("logsumexp", z, rows.backend)
+                by_lse = lse.astype(wide) * wanted.lse_share if wanted.lse_share else 0
+            if to_y is not None:
+                sums = exact_sums(u, axis=2)[..., np.newaxis] * wanted.share
+                g = (_run("softmax", z, rows.backend) * (sums + by_lse) - u * wanted.share) / temperature[tile]
+                to_y[tile] = np.where(ignored[tile], 0, g)
+    return losses, y
+
+
+def _class_weights(target: Array, n: int, smoothing: float, weights: Array | None, wide: np.dtype[Any]) -> Array:
+    """Probabilities times weights, of some rows (..., n)."""
+    if target.dtype.kind != "i":
+        u = target.astype(wide)
+    else:
+        u = np.zeros((*target.shape[:-1], n), wide)
+        np.put_along_axis(u, np.maximum(target, 0), 1, axis=-1)
+    if smoothing:
+        u *= 1 - smoothing
+        u += smoothing / n
+    return u if weights is None else np.asarray(u * weights)
+
+
+def _run(op: str, z: Array, backend: str | None) -> Array:
+    """An op of rows (outer, inner, n)."""
+    y = np.empty(z.shape if op in ROW_MAPS else (*z.shape[:2], 1), z.dtype)
+    execute(choose(op, z, z.dtype, (2,), backend), z, y, (2,))
+    return y
+
+
+def reduced(parts: list[tuple[Array, float]], reduction: str, rows: Rows) -> Any:
+    """What becomes of the losses of rows, in parts with their divisors for a mean; each part of the shape `kept`."""
+    with np.errstate(all="ignore"):
+        if reduction == "none":
+            losses = parts[0][0] if len(parts) == 1 else parts[0][0] + parts[1][0]
+            return losses.reshape(rows.shape).astype(rows.result)[()]
+        sums = [(exact_sums(losses.ravel()), divisor) for losses, divisor in parts]
+        total = sum(value if reduction == "sum" else np.divide(value, divisor) for value, divisor in sums)
+        return np.asarray(total).astype(rows.result)[()]
