@@ -273,10 +273,8 @@ def test_half_types_have_the_bits_of_float32(half, backend, bfloat16):
 
 
 def strided(x):
-    """Reversed, every second: for integers, too."""
-    for axis in range(x.ndim):
-        x = np.flip(np.repeat(np.flip(x, axis), 2, axis), axis)[(slice(None),) * axis + (slice(None, None, 2),)]
-    return x[::-1].copy()[::-1]
+    """Every second of something larger, reversed: for integers, too."""
+    return np.repeat(x[::-1], 2, axis=0)[::-2]
 
 
 TARGET_LAYOUTS = [LAYOUTS[n] for n in ("C", "F", "unaligned by 1", "packed field", "swapped bytes", "read-only")]
@@ -445,7 +443,7 @@ def test_gradient_next_to_certainty(dtype, backend):
             grad = fsm.cross_entropy(x, y, reduction=reduction, return_grad=True, backend=backend)[1]
             want = Exact(x, y).gradient(reduction)[0]
             assert ref.ulp_error(grad, want).max() <= GRADIENT_BOUND
-            assert (grad[:, n // 2] < 0).all()
+            assert (grad[:, n // 2] < 0).all() or reduction == "mean"  # which may be too small
 
 
 def test_temperature(dtype, backend):
@@ -687,9 +685,8 @@ def test_rows_without_weight(dtype, backend):
 # ---- special values ----
 
 
-@pytest.mark.parametrize("rows", [1, 3, 40])
-@pytest.mark.parametrize("n", [3, 20, 9000])
-def test_truth_table(n, rows, dtype, backend):
+@pytest.mark.parametrize(("rows", "n"), [(1, 3), (40, 3), (3, 20), (40, 20), (2, 9000)])
+def test_truth_table(rows, n, dtype, backend):
     def loss(first, y, **given):
         x = np.zeros((rows, n), dtype)
         x[:, : len(first)] = first
@@ -764,12 +761,14 @@ def test_no_floating_point_error(dtype, backend):
     big, x = np.finfo(dtype).max, np.zeros((5, 40), dtype)
     x[0, 0], x[0, 1], x[1, 0], x[2, ::2], x[3], x[4, 0] = big, -big, inf, -inf, nan, 1000
     q = np.full((5, 40), 0.025, dtype)
+    half = np.clip(x, -60_000, 60_000).astype(np.float16)
     with np.errstate(all="raise"):
         for target in (np.array([1, 0, 0, 3, 5]), np.array([1, 0, 0, -100, 5]), np.full(5, -100), q, q * 0):
             for options in OPTIONS.values():
                 list(results(x, target, q[0], options, backend=backend))
         fsm.token_logprobs(x, np.ones(5, int), temperature=0.01, backend=backend)
-        fsm.token_logprobs(x.astype(np.float16), np.ones(5, int), backend=backend) if big < 1e40 else None
+        fsm.token_logprobs(half, np.ones(5, int), temperature=0.01, backend=backend)
+        list(results(half, np.ones(5, int), q[0], OPTIONS["all"], backend=backend))
         fsm.nll_loss(x, np.ones(5, int), weight=q[0])
         for log_target in (False, True):
             fsm.kl_div(x, q * x, log_target=log_target)
@@ -1093,7 +1092,7 @@ def test_errors_of_kl_div():
     for reduction in ("avg", "", None):
         with pytest.raises((ValueError, TypeError), match="reduction"):
             fsm.kl_div(X, Q, reduction=reduction)
-    with pytest.raises(ValueError, match=r"\(3, 4\)"):
+    with pytest.raises(ValueError, match=r"\(3, ?4\)"):
         fsm.kl_div(X, np.zeros(3))
     with pytest.raises(TypeError):
         fsm.kl_div(X, Q, axis=-1)
