@@ -153,10 +153,8 @@ def test_accuracy(name, dtype, backend):
 
 
 @pytest.mark.parametrize("kind", ["weight", "smoothing", "weight smoothing", "probabilities", "probabilities weight"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "large"])  # whose sums overflow
 def test_accuracy_of_weighted_terms(name, kind, dtype, backend):
-    if name == "large":
-        pytest.skip("sums of such terms overflow")
     x, target, options, exact = accuracy_case(dtype, name, kind)
     got, grad = fsm.cross_entropy(x, target, reduction="none", return_grad=True, backend=backend, **options)
     assert ref.ulp_error(got, exact.loss).max() <= 4
