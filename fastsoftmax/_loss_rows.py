@@ -17,7 +17,7 @@ from ._backends._tilewise import tiles
 from ._calls import choose, execute
 from ._config import resolve
 from ._modified import apart, output_for, real_numbers, temperature_of
-from ._sums import exact_sums
+from ._sums import exact_sum, exact_sums
 
 TILE = 1 << 16  # elements worked on at a time
 
@@ -106,7 +106,7 @@ def index_goal(target: ArrayLike, rows: Rows, ignore_index: int, weights: Array 
     if weights is None:
         return Goal(index, ignored, None, count, count)
     weights = np.where(ignored, 0, weights[index] if weights.size else 0).astype(rows.work)
-    return Goal(index, ignored, weights, float(exact_sums(weights.ravel())), count)
+    return Goal(index, ignored, weights, float(exact_sum(weights)), count)
 
 
 def index_of(target: ArrayLike, name: str, rows: Rows, ignore_index: int | None) -> Array:
@@ -126,10 +126,11 @@ def index_of(target: ArrayLike, name: str, rows: Rows, ignore_index: int | None)
             place = tuple(int(i) for i in np.argwhere(wrong)[0])
             at = f" at {place}" if place else ""
             raise IndexError(f"{name}: {given[place]}{at} is out of range for {n} classes")
-    index = given.astype(np.int64)
     if ignore_index is not None:
-        index[given == ignore_index] = -1
-    return index.reshape(rows.kept)
+        ignored = given == ignore_index
+        if ignored.any():
+            given = np.where(ignored, -1, given.astype(np.int64, copy=False))
+    return given.astype(np.int64, copy=False).reshape(rows.kept)
 
 
 # ---- what is computed ----
@@ -209,6 +210,10 @@ def by_class(rows: Rows, goal: Goal, smoothing: float, weights: Array | None, wa
     losses, y = np.zeros(rows.kept, wide), wanted.target
     if wanted.gradient and (y is None or not y.flags.c_contiguous or overlap(goal.target, y) or _shifted(rows.x, y)):
         y = np.empty(rows.x.shape, rows.result)
+    if not rows.x.size:
+        if wanted.lse is not None:
+            wanted.lse[...] = -np.inf
+        return losses, y
     outer, inner = math.prod(rows.kept[: rows.axis]), math.prod(rows.kept[rows.axis :])
 
     def cut(a: Any) -> Array:
@@ -225,14 +230,14 @@ def by_class(rows: Rows, goal: Goal, smoothing: float, weights: Array | None, wa
             z = np.ascontiguousarray(x[tile].astype(rows.work) / temperature[tile])
             u = _class_weights(target[tile], n, smoothing, weights, wide)
             logs = _run("log_softmax", z, rows.backend)
-            loss = exact_sums(np.where(u == 0, 0, u * -logs), axis=2)[..., np.newaxis]
+            loss = exact_sums(np.where(u == 0, 0, u * -logs))[..., np.newaxis]
             to_loss[tile] = np.where(ignored[tile], 0, loss)
             by_lse: Any = 0
             if to_lse is not None:
                 to_lse[tile] = lse = _run("logsumexp", z, rows.backend)
                 by_lse = lse.astype(wide) * wanted.lse_share if wanted.lse_share else 0
             if to_y is not None:
-                sums = exact_sums(u, axis=2)[..., np.newaxis] * wanted.share
+                sums = exact_sums(u)[..., np.newaxis] * wanted.share
                 g = (_run("softmax", z, rows.backend) * (sums + by_lse) - u * wanted.share) / temperature[tile]
                 to_y[tile] = np.where(ignored[tile], 0, g)
     return losses, y
@@ -264,6 +269,6 @@ def reduced(parts: list[tuple[Array, float]], reduction: str, rows: Rows) -> Any
         if reduction == "none":
             losses = parts[0][0] if len(parts) == 1 else parts[0][0] + parts[1][0]
             return losses.reshape(rows.shape).astype(rows.result)[()]
-        sums = [(exact_sums(losses.ravel()), divisor) for losses, divisor in parts]
+        sums = [(exact_sum(losses), divisor) for losses, divisor in parts]
         total = sum(value if reduction == "sum" else np.divide(value, divisor) for value, divisor in sums)
         return np.asarray(total).astype(rows.result)[()]

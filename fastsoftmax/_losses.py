@@ -28,7 +28,7 @@ from ._loss_rows import (
     weights_of,
 )
 from ._modified import ONE
-from ._sums import exact_sums
+from ._sums import exact_sum
 
 REDUCTIONS = ("mean", "sum", "none")
 #: Reductions, as functions for direct calls number them: (logits, target, axis, ignored, reduction, gradient), the
@@ -154,7 +154,8 @@ def cross_entropy(
 
     parts = [(losses, goal.total)]
     if z and lse is not None:
-        squares = z * lse.astype(np.promote_types(rows.work, np.float64)) ** 2
+        with np.errstate(all="ignore"):
+            squares = z * lse.astype(np.promote_types(rows.work, np.float64)) ** 2
         parts.append((np.where(goal.ignored, 0, squares), goal.rows))
     results = [reduced(parts, reduction, rows)]
     if return_lse and lse is not None:
@@ -313,9 +314,9 @@ def kl_div(log_probs: ArrayLike, target: ArrayLike, /, *, reduction: str = "mean
             pieces = np.nditer(
                 [x, q], ["external_loop", "buffered"], op_dtypes=[wide, wide], casting="unsafe", buffersize=TILE
             )
-            sums = [exact_sums(_divergence(a, b, log_target)) for a, b in pieces]
+            sums = [exact_sum(_divergence(a, b, log_target)) for a, b in pieces]
         divisor = {"sum": 1, "mean": math.prod(shape), "batchmean": shape[0] if shape else 1}[reduction]
-        return np.divide(exact_sums(np.asarray(sums, wide)), divisor).astype(result)[()]
+        return np.divide(exact_sum(np.asarray(sums, wide)), divisor).astype(result)[()]
 
 
 def _divergence(log_probs: Array, target: Array, log_target: bool) -> Array:
