@@ -23,6 +23,7 @@
 #include "cumulate.h"
 #include "elements.h"
 #include "modify.h"
+#include "backward.h"
 #if !FSM_DOUBLE
 #include "half.h"
 #endif
@@ -93,5 +94,9 @@ const struct fsm_kernels TABLE(FSM_ISA, FSM_SUFFIX) = {
     .narrow = kernel_narrow,
 #endif
     .modify = kernel_modify,
+    .vjp = kernel_vjp,
+    .dot = kernel_dot,
+    .join_dots = kernel_join_dots,
+    .pull = kernel_pull,
     .streams = STREAMS,
 };

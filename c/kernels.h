@@ -48,6 +48,13 @@ struct fsm_modify {
     const unsigned char *where;
 };
 
+/* What the gradient of a row, or of a part of it, is made of: the sum of g y (softmax) or g (log_softmax) in two parts; and
+ * whether it is not nothing, a log_softmax of -inf throughout. */
+struct fsm_dot {
+    double hi, lo;
+    bool some;
+};
+
 struct fsm_kernels {
     /* Whole rows of at most FSM_BLOCK elements; logcumsumexp and element by element: of any length. A row's elements are
      * next to each other, rows are a pitch apart (in elements). max: the rows' maxima, NaN dropped, if they are known, or NULL. */
@@ -72,7 +79,17 @@ struct fsm_kernels {
     /* n elements on their way to the others, see fsm_modifiers; z may be x. Whether any is not -inf; max becomes the largest, if
      * that is larger, NaN dropped. */
     bool (*modify)(const struct fsm_modify *how, const void *x, void *z, size_t n, void *max);
-    bool streams; /* finish can write past the cache */
+
+    /* Gradients of softmax and log_softmax: whole rows of at most FSM_BLOCK elements, a pitch apart; or a row of any length in
+     * parts of FSM_BLOCK: dot for each, in any order; join_dots, which makes each that of the row; pull for each. dx may be g
+     * or y. */
+    void (*vjp)(fsm_op op, const void *g, ptrdiff_t g_pitch, const void *y, ptrdiff_t y_pitch, void *dx,
+                ptrdiff_t dx_pitch, size_t rows, size_t n, bool past);
+    struct fsm_dot (*dot)(fsm_op op, const void *g, const void *y, size_t n);
+    void (*join_dots)(struct fsm_dot *parts, size_t count);
+    void (*pull)(fsm_op op, const struct fsm_dot *dot, const void *g, const void *y, void *dx, size_t n, bool past);
+
+    bool streams; /* finish, vjp and pull can write past the cache */
 };
 
 /* `apart` is best given so many rows at once; its scratch, in elements: a line of them for each of n, and for a vector more. */

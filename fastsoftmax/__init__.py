@@ -22,6 +22,7 @@ from ._config import (
     show_config,
     threads,
 )
+from ._vjp import log_softmax_vjp, logsumexp_vjp, softmax_vjp
 
 __all__ = [
     "__version__",
@@ -30,14 +31,17 @@ __all__ = [
     "get_num_threads",
     "hardmax",
     "log_softmax",
+    "log_softmax_vjp",
     "logcumsumexp",
     "logmeanexp",
     "logsumexp",
+    "logsumexp_vjp",
     "register_with_threadpoolctl",
     "set_num_threads",
     "show_config",
     "sigmoid",
     "softmax",
+    "softmax_vjp",
     "softmin",
     "softplus",
     "threads",
