@@ -147,6 +147,23 @@ static fsm_status run_in_place(struct back *b, unsigned threads) {
     return FSM_OK;
 }
 
+/* ---- Rows that lie side by side ---- */
+
+static void run_task_columns(void *job, size_t index) {
+    const struct back *b = job;
+    const struct job *j = job;
+    const struct task t = task_of(j, index);
+    j->kernels->vjp_columns(j->op, g_of(b, t.outer, t.inner), b->g_row, t.x, j->row.x, t.y, j->row.y, t.rows,
+                            j->row.count);
+}
+
+static fsm_status run_columns(struct back *b, unsigned threads) {
+    const size_t many = CHUNK / b->job.row.count / FSM_STRIP * FSM_STRIP;
+    group_rows(&b->job, many < FSM_STRIP ? FSM_STRIP : many);
+    fsm_pool_run(run_task_columns, b, tasks_of(&b->job), threads);
+    return FSM_OK;
+}
+
 /* ---- Rows whose elements are apart: gathered, worked on there, and scattered ---- */
 
 static size_t bytes_of_tile(const struct job *j, size_t rows) { return rows * (j->row.count + PAD) * size_of[j->type]; }
@@ -213,5 +230,8 @@ fsm_status fsm_vjp(const fsm_isa *isa, fsm_op op, fsm_type type, const void *g, 
     b.job.inner = (struct dim){inner, s[5], s[8]};
     choose_inner(&b);
     const bool in_place = n == 1 || (b.g_row == 1 && b.job.row.x == 1 && b.job.row.y == 1);
-    return in_place ? run_in_place(&b, threads) : run_gathered(&b, threads);
+    const bool columns = b.g_inner == 1 && b.job.inner.x == 1 && b.job.inner.y == 1 && b.job.inner.count >= SQUARE;
+    return in_place                    ? run_in_place(&b, threads)
+           : columns && !is_half(type) ? run_columns(&b, threads)
+                                       : run_gathered(&b, threads);
 }

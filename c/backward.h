@@ -47,7 +47,7 @@ TEMPLATE struct fsm_dot dot_at(fsm_op op, const T *g, const T *y, size_t n) {
         UNROLL
         for (size_t u = 0; u < FSM_GROUP; u += LINE) {
             __builtin_prefetch(g + i + u + AHEAD);
-            __builtin_prefetch(y + i + u + AHEAD);
+            if (op == FSM_SOFTMAX) __builtin_prefetch(y + i + u + AHEAD);
         }
         EACH (u, VECTORS) a[u] = v_load(g + i + u * W), b[u] = op == FSM_SOFTMAX ? v_load(y + i + u * W) : a[u];
         add_gradients(op, s, a, b);
@@ -105,15 +105,24 @@ struct pull {
 
 /* Terms carry 2^BOOST, which the factor takes back; if that made it subnormal, the terms are without, since those that vanish
  * then make no difference. */
-static struct pull pull_of(fsm_op op, const struct fsm_dot *dot) {
+static inline void factors_of(fsm_op op, const struct fsm_dot *dot, T *hi, T *lo, T *base) {
     const double low = isfinite(dot->hi) ? dot->lo : 0, sum = dot->hi + low; /* of infinities the lower part is NaN */
-    if (op == FSM_SOFTMAX) {
-        const T hi = (T)sum, lo = isfinite(hi) ? (T)((dot->hi - (double)hi) + low) : 0;
-        return (struct pull){v_set1(hi), v_set1(lo), {{0}, {0}, {0}, {0}}};
-    }
     const bool small = fabs(sum) < (FSM_DOUBLE ? 0x1p-900 : 0x1p-60);
-    const T factor = (T)sum * (small ? 1 : BOOST_DOWN);
-    return (struct pull){v_set1(factor), v_set1(0), base_of(v_set1(0), v_set1(small ? BOOST : 0))};
+    if (op == FSM_SOFTMAX) {
+        *hi = (T)sum;
+        *lo = isfinite(*hi) ? (T)((dot->hi - (double)*hi) + low) : 0;
+        *base = 0;
+    } else {
+        *hi = (T)sum * (small ? 1 : BOOST_DOWN);
+        *lo = 0;
+        *base = small ? BOOST : 0;
+    }
+}
+
+static inline struct pull pull_of(fsm_op op, const struct fsm_dot *dot) {
+    T hi, lo, base;
+    factors_of(op, dot, &hi, &lo, &base);
+    return (struct pull){v_set1(hi), v_set1(lo), base_of(v_set1(0), v_set1(base))};
 }
 
 /* k vectors, of y in y, become those of dx. */
@@ -129,6 +138,9 @@ TEMPLATE void pull_some(fsm_op op, size_t k, const struct pull *p, const vec *g,
 
 TEMPLATE void pull_vectors(fsm_op op, bool stream, size_t k, const struct pull *p, const T *g, const T *y, T *dx) {
     vec a[LOCKSTEP], b[LOCKSTEP];
+    UNROLL
+    for (size_t u = 0; u < k * W; u += LINE)
+        if (op == FSM_LOG_SOFTMAX) __builtin_prefetch(y + u + AHEAD); /* which the sum does not read */
     EACH (u, k) a[u] = v_load(g + u * W), b[u] = v_load(y + u * W);
     pull_some(op, k, p, a, b);
     EACH (u, k) stream ? v_stream(dx + u * W, b[u]) : v_store(dx + u * W, b[u]);
@@ -179,6 +191,104 @@ static void kernel_vjp(fsm_op op, const void *vg, ptrdiff_t g_pitch, const void 
             dots[i] = kernel_dot(op, g + (ptrdiff_t)i * g_pitch, y + (ptrdiff_t)i * y_pitch, n);
         for (size_t i = 0; i < batch; i++, g += g_pitch, y += y_pitch, dx += dx_pitch)
             kernel_pull(op, &dots[i], g, y, dx, n, past);
+    }
+}
+
+/* ---- Rows side by side: columns, a vector of them at a time, their sums in the lanes of vectors ---- */
+
+enum { ACROSS = 64 }; /* columns at once: their sums are 16 KiB */
+
+struct columns_back {
+    const T *g, *y;
+    ptrdiff_t g_step, y_step; /* from one element to the next */
+    T *dx;
+    ptrdiff_t dx_step;
+    size_t count;                                    /* columns */
+    dvec hi[ACROSS / DOUBLES], lo[ACROSS / DOUBLES]; /* the sum of each */
+};
+
+static inline vec load_across(const T *p, size_t k) { return k < W ? v_load_part(p, k, 0) : v_load(p); }
+
+/* The sums of a block of n elements of each, from element `first` on. */
+TEMPLATE void dot_columns(fsm_op op, struct columns_back *c, size_t first, size_t n) {
+    dvec hi[FSM_GROUP][ACROSS / DOUBLES], lo[FSM_GROUP][ACROSS / DOUBLES];
+    memset(hi, 0, sizeof hi);
+    memset(lo, 0, sizeof lo);
+    for (size_t i = 0; i < n; i++) {
+        const T *g = c->g + (ptrdiff_t)(first + i) * c->g_step, *y = c->y + (ptrdiff_t)(first + i) * c->y_step;
+        dvec *h = hi[i % FSM_GROUP], *l = lo[i % FSM_GROUP];
+        fetch_line(g, c->g_step, n - i, c->count, false);
+        fetch_line(y, c->y_step, n - i, c->count, false);
+        for (size_t k = 0; k < c->count; k += W) {
+            dvec a[W / DOUBLES], b[W / DOUBLES];
+            vec v = load_across(g + k, c->count - k);
+            v_doubles(v, a);
+            v_doubles(op == FSM_SOFTMAX ? load_across(y + k, c->count - k) : v, b);
+            EACH (p, W / DOUBLES) add_gradient(op, &h[k / DOUBLES + p], &l[k / DOUBLES + p], a[p], b[p]);
+        }
+    }
+    for (size_t k = 0; k * DOUBLES < c->count; k++) {
+        for (size_t half = FSM_GROUP / 2; half; half /= 2)
+            for (size_t i = 0; i < half; i++) fold_pair(&hi[i][k], &lo[i][k], hi[i + half][k], lo[i + half][k]);
+        if (!first) {
+            c->hi[k] = hi[0][k], c->lo[k] = lo[0][k];
+        } else { /* as add_pair, for both types */
+            dvec sum = c->hi[k] + hi[0][k], back = sum - c->hi[k];
+            c->lo[k] += ((c->hi[k] - (sum - back)) + (hi[0][k] - back)) + lo[0][k];
+            c->hi[k] = sum;
+        }
+    }
+}
+
+/* What the last pass takes, for W columns from k on. */
+static inline struct pull pull_of_columns(fsm_op op, const struct columns_back *c, size_t k) {
+    T hi[W], lo[W], base[W];
+    for (size_t r = 0; r < W; r++) {
+        struct fsm_dot dot = {c->hi[(k + r) / DOUBLES][(k + r) % DOUBLES], c->lo[(k + r) / DOUBLES][(k + r) % DOUBLES],
+                              true};
+        factors_of(op, &dot, &hi[r], &lo[r], &base[r]);
+    }
+    return (struct pull){v_load(hi), v_load(lo), base_of(v_set1(0), v_load(base))};
+}
+
+TEMPLATE void pull_columns(fsm_op op, const struct columns_back *c, const struct pull *p, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        const T *g = c->g + (ptrdiff_t)i * c->g_step, *y = c->y + (ptrdiff_t)i * c->y_step;
+        T *dx = c->dx + (ptrdiff_t)i * c->dx_step;
+        fetch_line(g, c->g_step, n - i, c->count, false);
+        fetch_line(y, c->y_step, n - i, c->count, false);
+        fetch_line(dx, c->dx_step, n - i, c->count, true);
+        for (size_t k = 0; k < c->count; k += W) {
+            vec a = load_across(g + k, c->count - k), b = load_across(y + k, c->count - k);
+            pull_some(op, 1, &p[k / W], &a, &b);
+            c->count - k < W ? v_store_part(dx + k, c->count - k, b) : v_store(dx + k, b);
+        }
+    }
+}
+
+TEMPLATE void vjp_columns(fsm_op op, struct columns_back *c, size_t n) {
+    struct pull p[ACROSS / W];
+    bool nothing[ACROSS];
+    for (size_t k = 0; k < c->count; k++) { /* before anything is written: dx may be y */
+        size_t i = 0;
+        while (op == FSM_LOG_SOFTMAX && i < n && c->y[(ptrdiff_t)i * c->y_step + (ptrdiff_t)k] == -(T)INFINITY) i++;
+        nothing[k] = i == n;
+    }
+    for (size_t i = 0; i < n; i += FSM_BLOCK) dot_columns(op, c, i, n - i < FSM_BLOCK ? n - i : FSM_BLOCK);
+    for (size_t k = 0; k < c->count; k += W) p[k / W] = pull_of_columns(op, c, k);
+    pull_columns(op, c, p, n);
+    for (size_t k = 0; k < c->count; k++)
+        for (size_t i = 0; nothing[k] && i < n; i++) c->dx[(ptrdiff_t)i * c->dx_step + (ptrdiff_t)k] = 0;
+}
+
+static void kernel_vjp_columns(fsm_op op, const void *vg, ptrdiff_t g_step, const void *vy, ptrdiff_t y_step, void *vdx,
+                               ptrdiff_t dx_step, size_t rows, size_t n) {
+    struct columns_back c = {.g = vg, .y = vy, .g_step = g_step, .y_step = y_step, .dx = vdx, .dx_step = dx_step};
+    memset(c.hi, 0, sizeof c.hi);
+    memset(c.lo, 0, sizeof c.lo);
+    for (; rows; rows -= c.count, c.g += c.count, c.y += c.count, c.dx += c.count) {
+        c.count = rows < ACROSS ? rows : ACROSS;
+        op == FSM_SOFTMAX ? vjp_columns(FSM_SOFTMAX, &c, n) : vjp_columns(FSM_LOG_SOFTMAX, &c, n);
     }
 }
 

@@ -95,6 +95,7 @@ const struct fsm_kernels TABLE(FSM_ISA, FSM_SUFFIX) = {
 #endif
     .modify = kernel_modify,
     .vjp = kernel_vjp,
+    .vjp_columns = kernel_vjp_columns,
     .dot = kernel_dot,
     .join_dots = kernel_join_dots,
     .pull = kernel_pull,

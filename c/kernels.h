@@ -85,6 +85,9 @@ struct fsm_kernels {
      * or y. */
     void (*vjp)(fsm_op op, const void *g, ptrdiff_t g_pitch, const void *y, ptrdiff_t y_pitch, void *dx,
                 ptrdiff_t dx_pitch, size_t rows, size_t n, bool past);
+    /* The same of rows of any length that lie side by side, their elements a step apart. */
+    void (*vjp_columns)(fsm_op op, const void *g, ptrdiff_t g_step, const void *y, ptrdiff_t y_step, void *dx,
+                        ptrdiff_t dx_step, size_t rows, size_t n);
     struct fsm_dot (*dot)(fsm_op op, const void *g, const void *y, size_t n);
     void (*join_dots)(struct fsm_dot *parts, size_t count);
     void (*pull)(fsm_op op, const struct fsm_dot *dot, const void *g, const void *y, void *dx, size_t n, bool past);

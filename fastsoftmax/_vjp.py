@@ -172,7 +172,8 @@ def _execute(choice: Choice, g: Array, y: Array, dx: Array, axes: tuple[int, ...
         return
     run = _backends.load(choice.backend).vjp
     for y3, g3, dx3 in views:
-        run(choice.op, np.broadcast_to(g3, y3.shape), y3, dx3, *y3.shape, choice.threads)
+        outer, n, inner = y3.shape
+        run(choice.op, np.broadcast_to(g3, y3.shape), y3, dx3, outer, n, inner, choice.threads)
 
 
 def _numbers(given: ArrayLike) -> Array:

@@ -33,7 +33,10 @@ from fastsoftmax._backends._numba_rows import fold_sum, with_pair
 from fastsoftmax._backends._numba_sums import BLOCK, add_group
 
 MOST_LOG = 32.0  # above it y is no logarithm of a softmax, and e^y might overflow: NaN
-SMALL = {types.float32: 2.0**-60, types.float64: 2.0**-900}  # sums that terms must not be multiplied by with their boost
+SMALL = {
+    types.float32: 2.0**-60,
+    types.float64: 2.0**-900,
+}  # sums that terms must not be multiplied by with their boost
 
 # ---- the sum of a block, in sixteen lanes ----
 
@@ -125,10 +128,10 @@ def log_softmax_gradient(g, y, parameters):
 
 @jit
 def is_nothing(y, n):
-    for i in range(n):  # the first nearly always tells
-        if y[i] != -np.inf:
-            return False
-    return True
+    i = 0
+    while i < n and y[i] == -np.inf:  # the first nearly always tells
+        i += 1
+    return i == n
 
 
 @jit
