@@ -62,7 +62,7 @@ def softmax_vjp(
     Notes
     -----
     The sum is taken in double (for float64 in two parts, with the rounding errors of products), in an order that is a
-    function of the length of a row alone; the result is within 2 ulp of the formula's for these y and g. float16 and
+    function of the length of a row alone; the result is within 3 ulp of the formula's for these y and g. float16 and
     bfloat16 are computed in float32 and rounded once. It is the gradient of x as it enters the softmax: with a
     temperature t it has to be divided by t. Where y is 0 it is 0, so what was masked has none.
 

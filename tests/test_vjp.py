@@ -1,6 +1,5 @@
 """Gradients through softmax, log_softmax and logsumexp: the formulas in long double, and the same bits everywhere."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 from conftest import FMA_BACKENDS
@@ -14,8 +13,12 @@ LD = np.longdouble
 MAPS = {"softmax": (fsm.softmax, fsm.softmax_vjp), "log_softmax": (fsm.log_softmax, fsm.log_softmax_vjp)}
 VJPS = [fsm.softmax_vjp, fsm.log_softmax_vjp, fsm.logsumexp_vjp]
 LENGTHS = [*range(1, 71), 1000, 8191, 8192, 8193, 20_000]
-HALVES = ["float16", ml_dtypes.bfloat16]
 every_map = pytest.mark.parametrize("op", MAPS)
+
+
+@pytest.fixture(params=["float16", "bfloat16"])
+def half(request):
+    return request.getfixturevalue("bfloat16") if request.param == "bfloat16" else np.float16
 
 
 def draw(shape, dtype, seed=0, spread=3.0):
@@ -365,7 +368,6 @@ def test_logsumexp_in_place_and_overlapping(dtype, backend):
 
 
 @every_map
-@pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize(
     ("shape", "axis"), [((5, 7), 1), ((4, 300), 1), ((300, 20), 0), ((2, 9000), 1), ((8193, 2), 0)]
 )
@@ -382,7 +384,6 @@ def test_half_types_are_rounded_once(op, half, shape, axis, backend):
         assert_same_bits(tiny, MAPS[op][1](large, y.astype("f4"), axis, backend=backend).astype(half))
 
 
-@pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize(("shape", "axis"), [((5, 7), 1), ((300, 20), 0), ((2, 9000), 1)])
 def test_logsumexp_of_half_types(half, shape, axis, backend):
     x, g = draw(shape, half)
