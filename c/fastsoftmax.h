@@ -109,6 +109,13 @@ FSM_API fsm_status fsm_run_modified(const fsm_isa *isa, fsm_op op, fsm_type type
                                     size_t n, size_t inner, const ptrdiff_t *strides, unsigned threads,
                                     const fsm_modifiers *modifiers);
 
+/* The gradient of x from that of y = softmax(x) or log_softmax(x), which is g: y (g - sum g y), or g - e^y sum g, over each row.
+ * op is one of these two, FSM_INVALID otherwise. All three arrays are as for fsm_run; dx may be g or y, element for element, and
+ * must not overlap them otherwise. strides: NULL, or nine numbers, those of g for outer, n and inner, then of y, then of dx;
+ * zero for g where it is the same for all. A row whose log_softmax is -inf throughout gives 0. */
+FSM_API fsm_status fsm_vjp(const fsm_isa *isa, fsm_op op, fsm_type type, const void *g, const void *y, void *dx,
+                           size_t outer, size_t n, size_t inner, const ptrdiff_t *strides, unsigned threads);
+
 /* The common calls: contiguous rows, the best ISA, the caller's thread. They cannot fail. */
 FSM_API void fsm_softmax_f32(const float *x, float *y, size_t rows, size_t n);
 FSM_API void fsm_softmax_f64(const double *x, double *y, size_t rows, size_t n);

@@ -24,6 +24,7 @@
 #include "elements.h"
 #include "modify.h"
 #include "gradient.h"
+#include "backward.h"
 #if !FSM_DOUBLE
 #include "half.h"
 #endif
@@ -98,5 +99,10 @@ const struct fsm_kernels TABLE(FSM_ISA, FSM_SUFFIX) = {
     .slopes = kernel_slopes,
     .gradients = kernel_gradients,
     .times = kernel_times,
+    .vjp = kernel_vjp,
+    .vjp_columns = kernel_vjp_columns,
+    .dot = kernel_dot,
+    .join_dots = kernel_join_dots,
+    .pull = kernel_pull,
     .streams = STREAMS,
 };

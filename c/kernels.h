@@ -67,6 +67,13 @@ struct fsm_targets {
     double lse_scale;
 };
 
+/* What the gradient of a row, or of a part of it, is made of: the sum of g y (softmax) or g (log_softmax) in two parts; and
+ * whether it is not nothing, a log_softmax of -inf throughout. */
+struct fsm_dot {
+    double hi, lo;
+    bool some;
+};
+
 struct fsm_kernels {
     /* Whole rows of at most FSM_BLOCK elements; logcumsumexp and element by element: of any length. A row's elements are
      * next to each other, rows are a pitch apart (in elements). max: the rows' maxima, NaN dropped, if they are known, or NULL. */
@@ -99,7 +106,20 @@ struct fsm_kernels {
     void (*slopes)(const struct fsm_targets *t, size_t rows, const void *norms, const void *log_probs, void *slopes);
     void (*gradients)(const struct fsm_targets *t, const void *slopes, void *y, ptrdiff_t pitch, size_t rows, size_t n);
     void (*times)(void *y, size_t n, const void *factor);
-    bool streams; /* finish can write past the cache */
+
+    /* Gradients of softmax and log_softmax: whole rows of at most FSM_BLOCK elements, a pitch apart; or a row of any length in
+     * parts of FSM_BLOCK: dot for each, in any order; join_dots, which makes each that of the row; pull for each. dx may be g
+     * or y. */
+    void (*vjp)(fsm_op op, const void *g, ptrdiff_t g_pitch, const void *y, ptrdiff_t y_pitch, void *dx,
+                ptrdiff_t dx_pitch, size_t rows, size_t n, bool past);
+    /* The same of rows of any length that lie side by side, their elements a step apart. */
+    void (*vjp_columns)(fsm_op op, const void *g, ptrdiff_t g_step, const void *y, ptrdiff_t y_step, void *dx,
+                        ptrdiff_t dx_step, size_t rows, size_t n);
+    struct fsm_dot (*dot)(fsm_op op, const void *g, const void *y, size_t n);
+    void (*join_dots)(struct fsm_dot *parts, size_t count);
+    void (*pull)(fsm_op op, const struct fsm_dot *dot, const void *g, const void *y, void *dx, size_t n, bool past);
+
+    bool streams; /* finish, vjp and pull can write past the cache */
 };
 
 /* `apart` is best given so many rows at once; its scratch, in elements: a line of them for each of n, and for a vector more. */

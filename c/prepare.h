@@ -119,25 +119,6 @@ static void *least(const struct job *j, double *numbers, size_t i) {
     return place;
 }
 
-/* ---- Rows of a half type to tiles of float32, and back ---- */
-
-enum { NUMBERS = 256 }; /* rows of a tile, at most */
-
-/* Rows without gaps on both sides are one: a call for each of 10 elements takes twice as long. */
-static void widen_rows(const struct job *j, const char *x, ptrdiff_t pitch, float *tile, ptrdiff_t tile_pitch,
-                       size_t rows, size_t n) {
-    if (pitch == (ptrdiff_t)n && tile_pitch == pitch) n *= rows, rows = 1;
-    for (size_t i = 0; i < rows; i++)
-        j->kernels->widen(j->type, at(x, (ptrdiff_t)i * pitch, j->type), tile + (ptrdiff_t)i * tile_pitch, n);
-}
-
-static void narrow_rows(const struct job *j, const float *tile, ptrdiff_t tile_pitch, char *y, ptrdiff_t pitch,
-                        size_t rows, size_t n) {
-    if (pitch == (ptrdiff_t)n && tile_pitch == pitch) n *= rows, rows = 1;
-    for (size_t i = 0; i < rows; i++)
-        j->kernels->narrow(j->type, tile + (ptrdiff_t)i * tile_pitch, (char *)at(y, (ptrdiff_t)i * pitch, j->type), n);
-}
-
 /* ---- Rows of nothing but -inf ---- */
 
 /* What one becomes. */

@@ -9,13 +9,6 @@
 #include "pool.h"
 
 enum {
-    CHUNK = 1 << 14, /* elements that a thread claims at once, roughly */
-    SQUARE = 16,     /* rows of a tile, and elements of them copied at once: sixteen float32 are a cache line */
-    PAD = 16,        /* elements between the rows of a tile, so that they do not all fall on one set of the cache */
-    LINE = 64,       /* bytes */
-
-    /* Bytes of results that do not stay in the cache, and are better written past it. */
-    PAST_CACHE = 16 << 20,
     /* Bytes of a float32 row from which on reading it twice and computing its terms twice is faster than writing and reading
      * its terms once more (by 2 %; at half that size 10 % slower). */
     PAST_MEMORY = 64 << 20,

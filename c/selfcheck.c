@@ -6,6 +6,7 @@
  *   - threads, strides, working in place and the other rows of an array change no bit, and nothing else is written;
  *   - the half types give the results of float32, rounded once;
  *   - modifiers give the bits of the steps done by hand, on rows and on columns;
+ *   - gradients are within 4 ulp of what is subtracted, with the same bits in other layouts, in place, with threads;
  *   - all ISAs with fused multiply-add ("scalar" has none) give the same bits.
  * The rows come from integers by exact operations, so that digests can be compared between machines. */
 #include <float.h>
@@ -589,6 +590,58 @@ static void check_modified(const struct block *b, const fsm_isa *isa, fsm_op op,
     free(d.numbers), free(d.bias), free(d.where), free(d.lse);
 }
 
+/* ---- Gradients ---- */
+
+/* The first row's against the formulas. */
+static void check_vjp_errors(const struct block *b, fsm_op op, const void *g, const void *dx, struct result *r) {
+    long double sum = 0;
+    for (size_t i = 0; i < b->n; i++)
+        sum += (long double)get(b->type, g, i) * (op == FSM_SOFTMAX ? (long double)get(b->type, b->y, i) : 1);
+    for (size_t i = 0; i < b->n; i += b->n < 300 ? 1 : 32) {
+        const long double gi = get(b->type, g, i), y = get(b->type, b->y, i), e = op == FSM_SOFTMAX ? y : expl(y);
+        const long double own = op == FSM_SOFTMAX ? y * gi : gi, other = e * sum;
+        const struct exact want = {op == FSM_SOFTMAX ? y * (gi - sum) : own - other, fmaxl(fabsl(own), fabsl(other))};
+        const long double error = error_ulp(b->type, get(b->type, dx, i), want);
+        if (!(error <= 4)) fail(r, "vjp: %Lg ulp off at n = %zu", error, b->n);
+    }
+}
+
+/* Rows, columns, and all in reverse order: where element i of row k is, and the strides of all three arrays. */
+static size_t place_of(const struct block *b, int layout, size_t k, size_t i) {
+    const size_t place = k * b->n + i;
+    return layout == 0 ? place : layout == 1 ? i * b->rows + k : b->rows * b->n - 1 - place;
+}
+
+static void check_vjp(const struct block *b, const fsm_isa *isa, fsm_op op, bool accuracy, struct result *r) {
+    const size_t size = types[b->type].size, n = b->n, count = b->rows * n;
+    const ptrdiff_t s[3][3] = {{(ptrdiff_t)n, 1, 1}, {1, (ptrdiff_t)b->rows, 1}, {-(ptrdiff_t)n, -1, 1}};
+    char *g = get_memory(count * size), *want = get_memory(count * size);
+    char *in = get_memory(count * size), *out = get_memory(count * size);
+    size_t left = count;
+    do put(b->type, g, left - 1, (double)normal(1) * UNIT);
+    while (--left);
+    if (fsm_vjp(isa, op, b->type, g, b->y, want, b->rows, n, 1, NULL, 1)) fail(r, "vjp: an error was returned");
+    canonical_nans(b->type, want, count);
+    add_to_digest(r, b->type, want, count);
+    if (accuracy) check_vjp_errors(b, op, g, want, r);
+    for (int l = 0; l < 3; l++) {
+        const ptrdiff_t *a = s[l], strides[9] = {a[0], a[1], a[2], a[0], a[1], a[2], a[0], a[1], a[2]};
+        const size_t first = place_of(b, l, 0, 0) * size;
+        for (size_t i = 0; i < count; i++) {
+            copy(b->type, in + place_of(b, l, i / n, i % n) * size, g + i * size);
+            copy(b->type, out + place_of(b, l, i / n, i % n) * size, (char *)b->y + i * size);
+        }
+        if (fsm_vjp(isa, op, b->type, in + first, out + first, (l ? out : in) + first, l == 1 ? 1 : b->rows, n,
+                    l == 1 ? b->rows : 1, strides, 5))
+            fail(r, "vjp: an error was returned");
+        canonical_nans(b->type, l ? out : in, count);
+        for (size_t i = 0; i < count; i++)
+            if (memcmp((l ? out : in) + place_of(b, l, i / n, i % n) * size, want + i * size, size))
+                fail(r, "vjp: other bits in layout %d at n = %zu", l, n);
+    }
+    free(g), free(want), free(in), free(out);
+}
+
 /* ---- All checks of some rows ---- */
 
 /* The named functions are the general call on the best ISA. */
@@ -645,6 +698,7 @@ static void check_block(enum set set, fsm_type type, size_t rows, size_t n, bool
             const uint64_t before =
                 state; /* all see the same modifiers, and later rows do not depend on how many that are */
             if (op < SHARED_OPS && (n + set) % EVERY == 0) check_modified(&b, isa, (fsm_op)op, r);
+            if (op <= FSM_LOG_SOFTMAX && (n > 8192 || (n + set) % 4 == 1)) check_vjp(&b, isa, (fsm_op)op, accuracy, r);
             state = before;
             for (size_t k = 0; type == FSM_F32 && k < sizeof halves / sizeof *halves; k++)
                 check_half(&b, &halves[k], isa, (fsm_op)op, r);
@@ -683,6 +737,9 @@ static bool check_calls(void) {
     const fsm_modifiers sink = {.sink = &x}, nothing = {0};
     good &= fsm_run_modified(NULL, FSM_SIGMOID, FSM_F32, &x, &y, 1, 1, 1, NULL, 1, &nothing) == FSM_INVALID;
     good &= fsm_run_modified(NULL, FSM_LOGSUMEXP, FSM_F32, NULL, &y, 1, 0, 1, NULL, 1, &sink) == FSM_OK && y == x;
+    good &= fsm_vjp(NULL, FSM_LOGSUMEXP, FSM_F32, &x, &x, &y, 1, 1, 1, NULL, 1) == FSM_INVALID;
+    good &= fsm_vjp(NULL, FSM_SOFTMAX, FSM_TYPE_COUNT, &x, &x, &y, 1, 1, 1, NULL, 1) == FSM_INVALID;
+    good &= fsm_vjp(NULL, FSM_SOFTMAX, FSM_F32, NULL, NULL, NULL, 1, 0, 1, NULL, 1) == FSM_OK && y == x;
     bool built = false;
     for (size_t i = 0; fsm_isa_built(i); i++) built |= !strcmp(fsm_isa_built(i), fsm_isa_name(fsm_isa_usable(0)));
     return good && built;

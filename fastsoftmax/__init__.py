@@ -23,6 +23,7 @@ from ._config import (
     threads,
 )
 from ._losses import cross_entropy, kl_div, nll_loss, token_logprobs
+from ._vjp import log_softmax_vjp, logsumexp_vjp, softmax_vjp
 
 __all__ = [
     "__version__",
@@ -33,15 +34,18 @@ __all__ = [
     "hardmax",
     "kl_div",
     "log_softmax",
+    "log_softmax_vjp",
     "logcumsumexp",
     "logmeanexp",
     "logsumexp",
+    "logsumexp_vjp",
     "nll_loss",
     "register_with_threadpoolctl",
     "set_num_threads",
     "show_config",
     "sigmoid",
     "softmax",
+    "softmax_vjp",
     "softmin",
     "softplus",
     "threads",

@@ -109,11 +109,11 @@ def applied(a: Array, asked: Asked, axis: Any, dtype: np.dtype[Any]) -> Array:
     temperature = real_numbers(asked.temperature, "temperature", np.empty(0, work).real.dtype)
     _check_positive(temperature, asked.temperature)
     with np.errstate(all="ignore"):
-        z = np.asarray(convert(a, work) / _broadcast(temperature, "temperature", kept, axes))
+        z = np.asarray(convert(a, work) / broadcast(temperature, "temperature", kept, axes))
         if asked.bias is not None:
-            z = np.asarray(z + _broadcast(real_numbers(asked.bias, "bias", temperature.dtype), "bias", a.shape))
+            z = np.asarray(z + broadcast(real_numbers(asked.bias, "bias", temperature.dtype), "bias", a.shape))
         if asked.where is not None:
-            np.copyto(z, -np.inf, where=~_broadcast(_mask(asked.where), "where", a.shape))
+            np.copyto(z, -np.inf, where=~broadcast(_mask(asked.where), "where", a.shape))
     return z
 
 
@@ -150,12 +150,12 @@ def _check(
     temperature = temperature_of(asked.temperature, work, kept, axes)
     where = bias = sink = None
     if asked.where is not None:
-        where = _broadcast(_mask(asked.where), "where", x.shape)
+        where = broadcast(_mask(asked.where), "where", x.shape)
     if asked.bias is not None:
         bias = as_array(asked.bias, "bias")
-        bias = _broadcast(real_numbers(bias, "bias", taken if bias.dtype == taken else work), "bias", x.shape)
+        bias = broadcast(real_numbers(bias, "bias", taken if bias.dtype == taken else work), "bias", x.shape)
     if asked.sink is not None:
-        sink = _broadcast(real_numbers(asked.sink, "sink", work), "sink", kept, axes)
+        sink = broadcast(real_numbers(asked.sink, "sink", work), "sink", kept, axes)
     if asked.empty is not None and not (isinstance(asked.empty, str) and asked.empty in EMPTY):
         raise ValueError(f"empty: one of {', '.join(EMPTY)} expected, not {asked.empty!r}")
     empty = asked.empty or ("nan" if where is None else "zero")
@@ -171,7 +171,7 @@ def temperature_of(given: ArrayLike, work: np.dtype[Any], kept: tuple[int, ...],
         return None if given == 1 else np.full((1,) * len(kept), given, work)
     temperature = real_numbers(given, "temperature", work)
     _check_positive(temperature, given)
-    return _broadcast(temperature, "temperature", kept, axes)
+    return broadcast(temperature, "temperature", kept, axes)
 
 
 def real_numbers(values: Any, name: str, dtype: np.dtype[Any]) -> Array:
@@ -220,7 +220,9 @@ def _value_of_empty(op: str, uniform: bool, n: int) -> float:
     return 1 / n if uniform and n else 0.0
 
 
-def _broadcast(array: Array, name: str, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> Array:
+def broadcast(
+    array: Array, name: str, shape: tuple[int, ...], axes: tuple[int, ...] | None = None, of: str = "x"
+) -> Array:
     """The array with as many dimensions as shape, which it broadcasts to. With axes that is one number a row."""
     missing = len(shape) - array.ndim
     if missing >= 0 and all(n in (1, m) for n, m in zip(array.shape, shape[missing:], strict=True)):
@@ -229,7 +231,7 @@ def _broadcast(array: Array, name: str, shape: tuple[int, ...], axes: tuple[int,
             array = array[tuple(slice(0, 1) if step == 0 else slice(None) for step in array.strides)]
         return array
     if axes is None:
-        raise ValueError(f"{name}: shape {array.shape} does not broadcast to that of x, {shape}")
+        raise ValueError(f"{name}: shape {array.shape} does not broadcast to that of {of}, {shape}")
     raise ValueError(
         f"{name}: shape {array.shape} does not broadcast to one number a row, {shape}: the rows of x lie along {axes}"
     )

@@ -13,7 +13,7 @@ TILE = 1 << 16  # elements worked on at a time
 
 
 def exact_sums(x: Array) -> Array:
-    """Sums along the last axis, in double at least, as if computed exactly and rounded once, but for one in millions."""
+    """Sums along the last axis in double at least, as if computed exactly and rounded once, but for one of millions."""
     wide = x.astype(np.promote_types(x.dtype, np.float64), copy=False)
     with np.errstate(all="ignore"):
         leading, low = _parts(wide)

@@ -48,7 +48,7 @@ class Guarded:
         _protect(self.start, self.size, READ | WRITE)
 
 
-BYTES, BIAS = Guarded(2**17), Guarded(2**19)
+BYTES, BIAS, GRADIENT = Guarded(2**17), Guarded(2**19), Guarded(2**19)
 
 
 def strided_view(raw, shape, strides, dtype, reverse=False):
@@ -92,6 +92,12 @@ def calls(fsm, x, axis, out, backend, reductions):
             f"logsumexp, {name}",
             lambda given=given: fsm.logsumexp(x, axis=axis, out=reductions, backend=backend, **given),
         )
+    g = GRADIENT.at_end(x.nbytes).view(x.dtype).reshape(x.shape)
+    g[...] = 0.5
+    yield "softmax_vjp", lambda: fsm.softmax_vjp(g, x, axis=axis, out=out, backend=backend)
+    yield "log_softmax_vjp", lambda: fsm.log_softmax_vjp(g, x, axis=axis, out=out, backend=backend)
+    if reductions is not None:
+        yield "logsumexp_vjp", lambda: fsm.logsumexp_vjp(reductions, x, axis=axis, out=out, backend=backend)
     yield "logsumexp b", lambda: fsm.logsumexp(x, axis=axis, b=x, backend=backend)
 
 

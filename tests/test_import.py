@@ -11,7 +11,7 @@ import fastsoftmax as fsm
 
 PACKAGE = Path(fsm.__file__).parent
 FUNCTIONS = ["softmax", "log_softmax", "softmin", "hardmax", "logcumsumexp", "logsumexp", "logmeanexp"]
-FUNCTIONS += ["sigmoid", "softplus"]
+FUNCTIONS += ["sigmoid", "softplus", "softmax_vjp", "log_softmax_vjp", "logsumexp_vjp"]
 NAMES = [*FUNCTIONS, "explain", "backends", "get_num_threads", "set_num_threads", "threads", "show_config"]
 NAMES += ["register_with_threadpoolctl"]
 

@@ -63,6 +63,9 @@ class Backend(Protocol):
     outer and inner). They are the same memory element for element, or apart. Nothing but MemoryError is raised.
     Modifiers come with 3-D views, and for softmax, log_softmax, logsumexp, logmeanexp, LOG_PROB and LOSS_GRAD only.
 
+    `vjp` takes g, the gradient of y, to that of the input, dx, for op softmax and log_softmax. All three are 3-D views
+    (outer, n, inner) of one dtype with strides that are whole elements, those of g may be 0; dx may be g or y.
+
     A backend may also have `direct(op, alone_below, threads)`, which makes a function that does a whole call, without
     the overhead of any layer above. It takes x, axis and out as the caller gave them, and if the operation takes
     modifiers, all or none of where, temperature, bias and softcap. If all is simple it gives the result, else None,
@@ -82,6 +85,8 @@ class Backend(Protocol):
         threads: int,
         modifiers: Modifiers | None = None,
     ) -> None: ...
+
+    def vjp(self, op: str, g: Array, y: Array, dx: Array, outer: int, n: int, inner: int, threads: int) -> None: ...
 
 
 class BackendModule(Protocol):

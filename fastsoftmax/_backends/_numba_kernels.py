@@ -289,6 +289,14 @@ def _compile(function, name, names, signature, cache):
     return dispatcher.overloads[signature].entry_point
 
 
+def compile_cached(function, name, names, signature):
+    """The entry point of a function's machine code, from Numba's cache where that works."""
+    try:
+        return _compile(function, name, names, signature, cache=True)
+    except Exception:  # no directory for it is RuntimeError, a full disk OSError, a damaged file nearly anything
+        return _compile(function, name, names, signature, cache=False)
+
+
 def compiled(op, layout, dtype):
     """The machine code of an operation on float32 or float64 that lies in memory in a certain way, or is "long"."""
     number = types.float32 if dtype == np.float32 else types.float64
@@ -300,7 +308,4 @@ def compiled(op, layout, dtype):
         function, signature = long_kernel, (*arrays, types.Array(types.float64, 3, "C"), claims, types.intp)
     else:
         function, signature = kernel, (*arrays, claims, types.intp, types.intp, types.intp)
-    try:
-        return _compile(function, f"{op}_{layout}", names, signature, cache=True)
-    except Exception:  # no directory for it is RuntimeError, a full disk OSError, a damaged file nearly anything
-        return _compile(function, f"{op}_{layout}", names, signature, cache=False)
+    return compile_cached(function, f"{op}_{layout}", names, signature)

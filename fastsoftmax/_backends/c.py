@@ -95,6 +95,16 @@ class _C:
         if status:  # FSM_NO_MEMORY
             raise MemoryError(f"{op}: no scratch memory for rows of {n} elements")
 
+    def vjp(self, op: str, g: Array, y: Array, dx: Array, outer: int, n: int, inner: int, threads: int) -> None:
+        arrays = [g, y, dx]
+        number, strides = _TYPES[y.dtype.char], [s // y.itemsize for a in arrays for s in a.strides]
+        if number == lib.FSM_BF16:
+            arrays = [a.view(np.uint16) for a in arrays]
+        data = [_from_buffer(a[_FIRST]) for a in arrays]
+        steps = ffi.new("ptrdiff_t[9]", strides)
+        if lib.fsm_vjp(self._isa, _OPS[op], number, *data, outer, n, inner, steps, threads):  # FSM_NO_MEMORY
+            raise MemoryError(f"{op}_vjp: no scratch memory for rows of {n} elements")
+
     def direct(
         self, op: str, alone_below: Callable[[np.dtype[Any]], int], threads: Callable[[int, np.dtype[Any]], int]
     ) -> Direct | None:

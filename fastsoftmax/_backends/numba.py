@@ -92,6 +92,27 @@ class NumbaBackend:
         claims, share = np.zeros(1, np.intp), -(-units // (4 * threads)) if helpers else units
         _together(lambda: kernel(x, y, claims, share, units, together), helpers if units > 1 else 0)
 
+    def vjp(self, op: str, g: Array, y: Array, dx: Array, outer: int, n: int, inner: int, threads: int) -> None:
+        if n == 1 or all(a.strides[1] == a.itemsize for a in (g, y, dx)):
+            self._pull(op, g, y, dx, threads)
+            return
+        for tile in tiles(outer, n, inner, TILE):  # elements that are apart: through copies
+            rows = y.swapaxes(1, 2)[tile].copy()
+            given = np.ascontiguousarray(g.swapaxes(1, 2)[tile])
+            as_rows = rows.reshape(-1, n, 1)
+            self._pull(op, given.reshape(-1, n, 1), as_rows, as_rows, threads)
+            dx.swapaxes(1, 2)[tile] = rows
+
+    def _pull(self, op: str, g: Array, y: Array, dx: Array, threads: int) -> None:
+        from fastsoftmax._backends import _numba_vjp
+
+        with _state.compiling:
+            kernel = _numba_vjp.compiled(op, y.dtype)
+        rows = y.shape[0] * y.shape[2]
+        helpers = max(0, min(threads, y.nbytes // GRAIN, rows) - 1)
+        claims, share = np.zeros(1, np.intp), -(-rows // (4 * threads)) if helpers else rows
+        _together(lambda: kernel(g, y, dx, claims, share), helpers)
+
     def _run_modified(self, op: str, x: Array, y: Array, threads: int, modifiers: Modifiers) -> None:
         outer, n, inner = x.shape
         todo = deque(tiles(outer, n, inner, TILE))

@@ -26,6 +26,7 @@ LOG2E = float.fromhex("0x1.71547652b82fep+0")
 LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")  # 32 bits: a product with k is exact
 LN2_LOW = np.longdouble(float.fromhex("0x1.a39ef35793c76p-33")) + np.longdouble(float.fromhex("0x1.cc01f97b57a08p-87"))
 TILE = 1 << 16  # elements worked on at a time: the temporaries stay in the cache
+MOST_LOG = 32.0  # above it y is no logarithm of a softmax: NaN, as everywhere
 EASE = 2.0**60  # sums of terms below this many times the smallest normal number are taken again in long double
 
 
@@ -142,6 +143,22 @@ KERNELS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def softmax_vjp(g: Array, y: Array) -> Array:
+    dx: Array = y * (g - np.add.reduce(g * y, axis=-1, keepdims=True))
+    return dx
+
+
+def log_softmax_vjp(g: Array, y: Array) -> Array:
+    e = np.exp(y)
+    e[y > MOST_LOG] = np.nan
+    dx: Array = g - e * np.add.reduce(g, axis=-1, keepdims=True)
+    dx[(y == -np.inf).all(axis=-1)] = 0
+    return dx
+
+
+VJPS: dict[str, Callable[[Array, Array], Array]] = {"softmax": softmax_vjp, "log_softmax": log_softmax_vjp}
+
+
 class NumpyBackend:
     name = "numpy"
 
@@ -173,6 +190,13 @@ class NumpyBackend:
             for tile in todo:
                 rows = rows_of_x[tile]
                 rows_of_y[tile] = kernel(op, rows).reshape(*rows.shape[:2], -1)
+
+    def vjp(self, op: str, g: Array, y: Array, dx: Array, outer: int, n: int, inner: int, threads: int) -> None:
+        wide = np.dtype(np.float64 if y.dtype == np.float32 else np.longdouble)
+        with np.errstate(all="ignore"):
+            for tile in tiles(outer, n, inner, TILE):
+                rows = [np.ascontiguousarray(a.swapaxes(1, 2)[tile], dtype=wide) for a in (g, y)]
+                dx.swapaxes(1, 2)[tile] = VJPS[op](*rows)
 
 
 def available() -> tuple[str, ...]:

@@ -13,6 +13,9 @@ typedef enum fsm_status { FSM_OK, FSM_INVALID, FSM_NO_MEMORY, FSM_OUT_OF_RANGE }
 fsm_status fsm_run(const fsm_isa *isa, fsm_op op, fsm_type type, const void *x, void *y, size_t outer, size_t n,
                    size_t inner, const ptrdiff_t *strides, unsigned threads);
 
+fsm_status fsm_vjp(const fsm_isa *isa, fsm_op op, fsm_type type, const void *g, const void *y, void *dx, size_t outer,
+                   size_t n, size_t inner, const ptrdiff_t *strides, unsigned threads);
+
 typedef struct fsm_modifiers {
     const void *temperature;
     ptrdiff_t temperature_strides[2];
