@@ -22,12 +22,13 @@
 #include "fastsoftmax.h"
 
 enum { ISAS = 8, TYPES = FSM_F64 + 1 }; /* the half types are checked along with FSM_F32 */
+enum { OPS = FSM_SOFTPLUS + 1 };        /* those of rows with a target are made of others */
 
 static const struct op {
     const char *name;
     double bound[TYPES]; /* ulp */
     bool one;            /* one number a row */
-} ops[FSM_OP_COUNT] = {
+} ops[OPS] = {
     [FSM_SOFTMAX] = {"softmax", {3, 3.5}, false},           [FSM_LOG_SOFTMAX] = {"log_softmax", {2, 2.5}, false},
     [FSM_LOGSUMEXP] = {"logsumexp", {1.5, 2}, true},        [FSM_LOGMEANEXP] = {"logmeanexp", {1.5, 2}, true},
     [FSM_LOGCUMSUMEXP] = {"logcumsumexp", {1.5, 2}, false}, [FSM_SIGMOID] = {"sigmoid", {3, 3}, false},
@@ -69,7 +70,7 @@ static struct result {
     uint64_t digest;
     long double worst;
     char failure[160]; /* the first; empty when all is well */
-} results[ISAS][TYPES][FSM_OP_COUNT];
+} results[ISAS][TYPES][OPS];
 
 static void fail(struct result *r, const char *format, ...) {
     va_list arguments;
@@ -590,6 +591,60 @@ static void check_modified(const struct block *b, const fsm_isa *isa, fsm_op op,
     free(d.numbers), free(d.bias), free(d.where), free(d.lse);
 }
 
+/* ---- Losses ---- */
+
+/* Against softmax (b->y) and log_softmax, taken apart by hand; the last of several rows is ignored. */
+static void check_loss(const struct block *b, const fsm_isa *isa, struct result *r) {
+    const size_t size = types[b->type].size, rows = b->rows, n = b->n, count = rows * n;
+    const bool single = b->type == FSM_F32;
+    char *logs = get_memory(count * size), *columns = get_memory(count * size), *got = get_memory(2 * rows * size);
+    char *numbers = get_memory(rows * size), *gradients[2] = {get_memory(count * size), get_memory(count * size)};
+    int64_t *targets = get_memory(rows * sizeof *targets);
+    fsm_modifiers m = {.target = targets, .target_strides = {0, 1}, .ignored = -7};
+    m.scale = numbers, m.scale_strides[1] = m.log_prob_strides[1] = 1;
+    m.log_prob = got + rows * size;
+    fsm_run(isa, FSM_LOG_SOFTMAX, b->type, b->x, logs, rows, n, 1, NULL, 1);
+    canonical_nans(b->type, logs, count);
+    for (size_t k = 0; k < rows; k++) {
+        targets[k] = k && k + 1 == rows ? m.ignored : (int64_t)(draw() % n);
+        put(b->type, numbers, k, b->turn % 2 ? 1 : (double)(draw() % 1000 + 1) / 256);
+        for (size_t i = 0; i < n; i++)
+            copy(b->type, columns + (i * rows + k) * size, (char *)b->x + (k * n + i) * size);
+    }
+    for (int turned = 0; turned < 2; turned++) {
+        const ptrdiff_t next = turned ? 1 : (ptrdiff_t)n, step = turned ? (ptrdiff_t)rows : 1;
+        const ptrdiff_t strides[6] = {0, step, next, 0, step, next}, one[6] = {0, step, next, 0, 1, 1};
+        const void *x = turned ? columns : b->x;
+        char *g = gradients[turned];
+        if (fsm_run_modified(isa, FSM_LOSS_GRAD, b->type, x, g, 1, n, rows, strides, 3, &m) ||
+            fsm_run_modified(isa, FSM_LOG_PROB, b->type, x, got, 1, n, rows, one, 1, &m))
+            fail(r, "loss: an error was returned");
+        canonical_nans(b->type, got, 2 * rows);
+        canonical_nans(b->type, g, count);
+        for (size_t k = 0; k < rows; k++) {
+            const bool ignored = targets[k] == m.ignored;
+            const size_t t = ignored ? 0 : (size_t)targets[k];
+            const double want = ignored ? 0 : get(b->type, logs, k * n + t), s = get(b->type, numbers, k);
+            for (int twice = 0; twice < 2; twice++) {
+                const double log_prob = get(b->type, got, k + (twice ? rows : 0));
+                if (!(log_prob == want || (isnan(log_prob) && isnan(want)))) fail(r, "loss: other bits at n = %zu", n);
+            }
+            for (size_t i = 0; i < n; i++) {
+                const size_t place = turned ? i * rows + k : k * n + i;
+                const double p = get(b->type, b->y, k * n + i), slope = get(b->type, g, place);
+                const double exact = ignored ? 0 : single ? (double)((float)p * (float)s) : p * s;
+                const bool near = fabs(slope - (p - 1) * s) <= (single ? 1e-6 : 1e-15) * s;
+                if (isnan(slope) ? !isnan(exact) : !ignored && i == t ? !near : slope != exact)
+                    fail(r, "loss: a wrong gradient at n = %zu", n);
+                if (turned && memcmp(g + place * size, gradients[0] + (k * n + i) * size, size))
+                    fail(r, "loss: another gradient in columns at n = %zu", n);
+            }
+        }
+    }
+    add_to_digest(r, b->type, gradients[0], count);
+    free(logs), free(columns), free(got), free(numbers), free(targets), free(gradients[0]), free(gradients[1]);
+}
+
 /* ---- Gradients ---- */
 
 /* The first row's against the formulas. */
@@ -677,17 +732,16 @@ static void check_block(enum set set, fsm_type type, size_t rows, size_t n, bool
 
     const size_t enough = n == 2 ? rows : n < 1000 ? 8 : 1, referred = rows < enough ? rows : enough;
     struct row row = {.n = n, .x = get_memory(n * sizeof *row.x), .e = get_memory(n * sizeof *row.e)};
-    struct exact *exact[FSM_OP_COUNT]; /* of the first rows */
-    for (size_t op = 0; op < FSM_OP_COUNT; op++) exact[op] = get_memory(referred * n * sizeof **exact);
+    struct exact *exact[OPS]; /* of the first rows */
+    for (size_t op = 0; op < OPS; op++) exact[op] = get_memory(referred * n * sizeof **exact);
     for (size_t k = 0; k < referred && accuracy; k++) {
         for (size_t i = 0; i < n; i++) row.x[i] = (long double)get(type, b.x, k * n + i);
         open_row(&row);
-        for (size_t op = 0; op < FSM_OP_COUNT; op++)
-            compute_exact(&row, (fsm_op)op, exact[op] + k * (ops[op].one ? 1 : n));
+        for (size_t op = 0; op < OPS; op++) compute_exact(&row, (fsm_op)op, exact[op] + k * (ops[op].one ? 1 : n));
     }
     const fsm_isa *isa;
     for (size_t i = 0; (isa = fsm_isa_usable(i)); i++)
-        for (size_t op = 0; op < (n > 10000 ? SHARED_OPS : FSM_OP_COUNT); op++) {
+        for (size_t op = 0; op < (n > 10000 ? SHARED_OPS : OPS); op++) {
             struct result *r = &results[i][type][op];
             const size_t m = ops[op].one ? 1 : n;
             if (fsm_run(isa, (fsm_op)op, type, b.x, b.y, rows, n, 1, NULL, 1)) fail(r, "an error was returned");
@@ -698,13 +752,14 @@ static void check_block(enum set set, fsm_type type, size_t rows, size_t n, bool
             const uint64_t before =
                 state; /* all see the same modifiers, and later rows do not depend on how many that are */
             if (op < SHARED_OPS && (n + set) % EVERY == 0) check_modified(&b, isa, (fsm_op)op, r);
+            if (op == FSM_SOFTMAX && (n > 8192 || (n + set) % 4 == 2)) check_loss(&b, isa, r);
             if (op <= FSM_LOG_SOFTMAX && (n > 8192 || (n + set) % 4 == 1)) check_vjp(&b, isa, (fsm_op)op, accuracy, r);
             state = before;
             for (size_t k = 0; type == FSM_F32 && k < sizeof halves / sizeof *halves; k++)
                 check_half(&b, &halves[k], isa, (fsm_op)op, r);
             if (i == 0 && op <= FSM_LOGSUMEXP) check_named(&b, (fsm_op)op, r);
         }
-    for (size_t op = 0; op < FSM_OP_COUNT; op++) free(exact[op]);
+    for (size_t op = 0; op < OPS; op++) free(exact[op]);
     free(row.x), free(row.e), free(b.x), free(b.y), free(b.in), free(b.out), free(b.row);
 }
 
@@ -737,6 +792,10 @@ static bool check_calls(void) {
     const fsm_modifiers sink = {.sink = &x}, nothing = {0};
     good &= fsm_run_modified(NULL, FSM_SIGMOID, FSM_F32, &x, &y, 1, 1, 1, NULL, 1, &nothing) == FSM_INVALID;
     good &= fsm_run_modified(NULL, FSM_LOGSUMEXP, FSM_F32, NULL, &y, 1, 0, 1, NULL, 1, &sink) == FSM_OK && y == x;
+    const int64_t target = 1;
+    const fsm_modifiers outside = {.target = &target};
+    good &= fsm_run_modified(NULL, FSM_LOG_PROB, FSM_F32, &x, &y, 1, 1, 1, NULL, 1, &outside) == FSM_OUT_OF_RANGE;
+    good &= fsm_run_modified(NULL, FSM_LOSS_GRAD, FSM_F32, &x, &y, 1, 1, 1, NULL, 1, &nothing) == FSM_INVALID && y == x;
     good &= fsm_vjp(NULL, FSM_LOGSUMEXP, FSM_F32, &x, &x, &y, 1, 1, 1, NULL, 1) == FSM_INVALID;
     good &= fsm_vjp(NULL, FSM_SOFTMAX, FSM_TYPE_COUNT, &x, &x, &y, 1, 1, 1, NULL, 1) == FSM_INVALID;
     good &= fsm_vjp(NULL, FSM_SOFTMAX, FSM_F32, NULL, NULL, NULL, 1, 0, 1, NULL, 1) == FSM_OK && y == x;
@@ -760,7 +819,7 @@ int main(void) {
     for (size_t i = 0; (isa = fsm_isa_usable(i)); i++) {
         if (fma == ISAS && strcmp(fsm_isa_name(isa), "scalar") != 0) fma = i;
         for (size_t type = 0; type < TYPES; type++)
-            for (size_t op = 0; op < FSM_OP_COUNT; op++) {
+            for (size_t op = 0; op < OPS; op++) {
                 struct result *r = &results[i][type][op];
                 if (strcmp(fsm_isa_name(isa), "scalar") != 0 && r->digest != results[fma][type][op].digest)
                     fail(r, "other bits than %s", fsm_isa_name(fsm_isa_usable(fma)));
