@@ -67,23 +67,23 @@ struct cut {
 };
 
 enum {
-    WORD = sizeof(uint64_t),
-    WORTH = 64
-}; /* bytes of a mask looked at together; elements from which on it is worth it */
+    SOME = 32,  /* bytes of a mask looked at together */
+    WORTH = 64, /* elements of a row from which on it is worth looking */
+};
 
 static bool is_masked(const unsigned char *where) {
-    uint64_t word;
-    memcpy(&word, where, WORD);
-    return !word;
+    uint64_t w[SOME / sizeof(uint64_t)];
+    memcpy(w, where, sizeof w);
+    return !(w[0] | w[1] | w[2] | w[3]);
 }
 static size_t first_kept(const unsigned char *where, size_t end) {
     size_t i = 0;
-    while (i + WORD <= end && is_masked(where + i)) i += WORD;
+    while (i + SOME <= end && is_masked(where + i)) i += SOME;
     while (i < end && !where[i]) i++;
     return i;
 }
 static size_t last_kept(const unsigned char *where, size_t begin, size_t end) {
-    while (begin + WORD <= end && is_masked(where + end - WORD)) end -= WORD;
+    while (begin + SOME <= end && is_masked(where + end - SOME)) end -= SOME;
     while (begin < end && !where[end - 1]) end--;
     return end;
 }
