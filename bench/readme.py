@@ -9,12 +9,13 @@ from itertools import groupby
 from pathlib import Path
 
 from report import Row, microseconds, rows
+from workloads import LOSSES, OPS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-RUN, PEERS, END = "<!-- table: bench/readme.py -->", "<!-- table: peers -->", "<!-- end of table -->"
+RUN, END = "<!-- table: bench/readme.py -->", "<!-- end of table -->"
+PEERS, AND_LOSSES = "<!-- table: peers -->", "<!-- table: losses -->"
 NAMES = {"onnxruntime": "ONNX Runtime", "litert": "LiteRT", "torch": "PyTorch", "jax": "JAX", "openvino": "OpenVINO"}
 NAMES |= {"numba": "Numba loop", "numpy": "NumPy", "scipy": "SciPy"}
-OPS = ("softmax", "log_softmax", "logsumexp")
 
 
 def markdown(header: list[str], lines: list[list[str]]) -> str:
@@ -44,13 +45,13 @@ def against_the_best(row: Row) -> str:
     return f"{microseconds(row.ours['min'])} µs, {ratio} {NAMES.get(best, best)}"
 
 
-def peers_table(measured: list[Row]) -> str:
+def peers_table(measured: list[Row], ops: tuple[str, ...]) -> str:
     """A row for each shape in float32 on one thread: each operation against its best peer."""
     shapes: dict[str, dict[str, str]] = {}
     for row in measured:
-        if row.single:
+        if row.single and row.cell.op in ops:
             shapes.setdefault(row.cell.workload.name, {})[row.cell.op] = against_the_best(row)
-    return markdown(["", *OPS], [[name, *(cells.get(op, "") for op in OPS)] for name, cells in shapes.items()])
+    return markdown(["", *ops], [[name, *(cells.get(op, "") for op in ops)] for name, cells in shapes.items()])
 
 
 def replace(text: str, begin: str, table: str) -> str:
@@ -63,7 +64,8 @@ def main() -> None:
     for file in sys.argv[1:]:
         data = json.loads(Path(file).read_text())
         if "benchmarks" in data:
-            text = replace(text, PEERS, peers_table(rows(data)))
+            text = replace(text, PEERS, peers_table(rows(data), OPS))
+            text = replace(text, AND_LOSSES, peers_table(rows(data), LOSSES))
         else:
             text = replace(text, RUN, run_table(data["results"]))
     README.write_text(text)

@@ -12,16 +12,17 @@ from pathlib import Path
 
 from measure import DISTURBED
 from peers import HALVES, OURS
-from workloads import Cell, cells
+from workloads import LOSSES, OPS, Cell, cells
 
-FLOORS = {  # the best peer's time by ours, in float32 on one thread: softmax and log_softmax, logsumexp
-    "rows": (1.6, 3),
-    "short rows": (2.5, 4),
-    "other axes": (3, 2.5),
-    "one huge row": (2, 5),
-    "modified": (1.6, 3),
+GROUPS = {"softmax, log_softmax": OPS[:2], "logsumexp": OPS[2:], "cross-entropy": LOSSES}
+FLOORS = {  # the best peer's time by ours, in float32 on one thread: for each group
+    "rows": (1.6, 3, 3.5),
+    "short rows": (2.5, 4, 4),
+    "other axes": (3, 2.5, 1),
+    "one huge row": (2, 5, 5),
+    "modified": (1.6, 3, 1),
 }
-TINY_FLOORS = {"torch": (1.7, 12), "scipy": (12, 80)}
+TINY_FLOORS = {"torch": (1.7, 12, 4), "scipy": (12, 80, 1)}
 FLOAT64_FLOOR = 3
 HALVES_FLOOR = 2  # over torch
 SPEEDUP_FLOOR = 1.7  # of two threads over one
@@ -126,19 +127,18 @@ def verdict(what: str, values: Iterable[float], floor: float) -> Iterator[str]:
         yield f"{what:48} wanted {floor:5.1f}   least {least:6.2f}   mean {mean(values):6.2f}{short}"
 
 
-def of_kind(measured: list[Row], kind: str, logsumexp: bool) -> list[Row]:
+def of_kind(measured: list[Row], kind: str, ops: tuple[str, ...]) -> list[Row]:
     """Rows in float32 on one thread."""
-    chosen = (row for row in measured if row.single and row.cell.workload.kind == kind)
-    return [row for row in chosen if (row.cell.op == "logsumexp") == logsumexp]
+    return [row for row in measured if row.single and row.cell.workload.kind == kind and row.cell.op in ops]
 
 
 def summary(measured: list[Row]) -> Iterator[str]:
-    for i, ops in enumerate(("softmax, log_softmax", "logsumexp")):
+    for i, (group, ops) in enumerate(GROUPS.items()):
         for kind, floors in FLOORS.items():
-            yield from verdict(f"{kind}: {ops}", (r.best for r in of_kind(measured, kind, bool(i))), floors[i])
+            yield from verdict(f"{kind}: {group}", (r.best for r in of_kind(measured, kind, ops)), floors[i])
         for peer, floors in TINY_FLOORS.items():
-            tiny = (r.ratio(peer) for r in of_kind(measured, "tiny calls", bool(i)) if peer in r.peers)
-            yield from verdict(f"tiny calls over {peer}: {ops}", tiny, floors[i])
+            tiny = (r.ratio(peer) for r in of_kind(measured, "tiny calls", ops) if peer in r.peers)
+            yield from verdict(f"tiny calls over {peer}: {group}", tiny, floors[i])
     double = [r for r in measured if r.threads == 1 and r.cell.dtype == "float64"]
     long = (r.best for r in double if r.cell.workload.kind != "tiny calls")
     yield from verdict("float64, but for tiny calls", long, FLOAT64_FLOOR)

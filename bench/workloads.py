@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import ml_dtypes  # noqa: F401  NumPy learns "bfloat16" from it
 import numpy as np
 from numpy.typing import NDArray
-from peers import HALVES
+from peers import DOUBLE, HALVES
 
 OPS = ("softmax", "log_softmax", "logsumexp")
+LOSSES = ("cross_entropy", "cross_entropy_grad")  # one loss a row; the gradient of their sum, and the loss
 SCALE = 3.0  # standard deviation of the logits; those of trained models lie between 2 and 10
 WORTH_THREADS = 100_000  # elements: about 100 µs of work for the best peer on one thread
 
@@ -55,8 +56,10 @@ class Cell:
         return x.astype(self.dtype)
 
     def given(self) -> dict[str, NDArray[np.generic] | float]:
-        """What modifies the rows, as the arguments of softmax; the same for all of them but for a causal mask."""
+        """What modifies the rows, as the arguments of softmax; the same for all of them but for a causal mask. Or targets."""
         n = self.workload.shape[-1]
+        if self.op in LOSSES:
+            return {"target": np.random.default_rng(0).integers(0, n, self.workload.shape[:-1])}
         if self.workload.modifier == "temperature":
             return {"temperature": 0.7}
         if self.workload.modifier == "bias":  # ALiBi's of one head
@@ -105,6 +108,11 @@ WORKLOADS = (
 
 IN_FLOAT64 = ("10", "4096x128", "128x1000", "32x50257", "1000x1000-axis0")  # in the short version
 IN_HALVES = ("10", "4096x128", "128x1000", "32x50257", "4096x8")  # in both
+WITH_LOSSES = ("10", "4096x8", "4096x128", "128x1000", "1x30522", "32x50257", "1x16777216")  # in both
+LOSSES_IN_OTHERS = ("128x1000", "32x50257")  # in float64 and halves
+
+
+OTHERS = DOUBLE + HALVES
 
 
 def ops_of(workload: Workload) -> tuple[str, ...]:
@@ -116,9 +124,15 @@ def cells(full: bool = False) -> list[Cell]:
     single = [Cell(op, "float32", w) for w in WORKLOADS for op in ops_of(w) if full or not w.full]
     double = [Cell(op, "float64", w) for w in WORKLOADS for op in ops_of(w) if full or w.name in IN_FLOAT64]
     halves = [Cell(op, d, w) for d in HALVES for w in WORKLOADS for op in OPS if w.name in IN_HALVES]
-    return single + double + halves
+    losses = [Cell(op, "float32", w) for w in WORKLOADS for op in LOSSES if w.name in WITH_LOSSES]
+    others = [Cell(op, d, w) for d in OTHERS for w in WORKLOADS for op in LOSSES if w.name in LOSSES_IN_OTHERS]
+    return single + double + halves + losses + others
 
 
 def cells_for_threads(full: bool = False) -> list[Cell]:
     """Those long enough for a second thread; in the short version without log_softmax, which is like softmax."""
-    return [cell for cell in cells(full) if cell.size >= WORTH_THREADS and (full or cell.op != "log_softmax")]
+    return [
+        cell
+        for cell in cells(full)
+        if cell.size >= WORTH_THREADS and (full or cell.op not in ("log_softmax", "cross_entropy_grad"))
+    ]

@@ -5,7 +5,7 @@ A module has
 - ``DISTRIBUTION``: the name that its version is known by;
 - ``THREADED``: whether it can use more than one thread for any of this;
 - ``DTYPES``: what it can compute in, of what is asked for;
-- ``MODIFIES``: whether its jobs heed ``given``, in its own way or by steps before;
+- ``GIVEN``: what of ``given`` its jobs heed, in its own way or by steps before;
 - ``setup(threads)``: makes the library use that many threads, before its first job;
 - ``jobs(task)``: the variants in which it can do a task, none if it cannot. The fastest one counts.
 
@@ -39,12 +39,14 @@ class Task:
     axis: int
     out: bool
     threads: int
-    given: dict[str, Any]  # what modifies rows, at most one thing, as an argument of fastsoftmax.softmax
+    given: dict[
+        str, Any
+    ]  # at most one thing: what modifies rows, as an argument of fastsoftmax.softmax, or their target
 
     def empty(self) -> Array:
         """An array for the result."""
         shape = list(self.x.shape)
-        if self.op == "logsumexp":
+        if self.op in ("logsumexp", "cross_entropy"):
             del shape[self.axis]
         return np.empty(shape, self.x.dtype)
 
@@ -64,7 +66,7 @@ class Peer(Protocol):
     DISTRIBUTION: str
     THREADED: bool
     DTYPES: tuple[str, ...]
-    MODIFIES: bool
+    GIVEN: tuple[str, ...]
 
     def setup(self, threads: int) -> None: ...
 

@@ -10,7 +10,16 @@ from . import DOUBLE, HALVES, SINGLE, Job, Task
 DISTRIBUTION = "fastsoftmax"
 THREADED = True
 DTYPES = SINGLE + DOUBLE + HALVES
-MODIFIES = True
+GIVEN = ("temperature", "bias", "where", "target")
+
+
+def loss(task: Task) -> Job:
+    call = partial(fastsoftmax.cross_entropy, task.x, task.given["target"], task.axis)
+    if task.op == "cross_entropy":
+        call = partial(call, reduction="none")
+        return Job(call, call)
+    y = task.empty()
+    return Job(partial(call, reduction="sum", grad_out=y), lambda: y)
 
 
 def setup(threads: int) -> None:
@@ -18,6 +27,9 @@ def setup(threads: int) -> None:
 
 
 def jobs(task: Task) -> Iterator[Job]:
+    if "target" in task.given:
+        yield loss(task)
+        return
     call = partial(getattr(fastsoftmax, task.op), task.x, axis=task.axis, **task.given)
     if task.out:
         y = task.empty()

@@ -14,7 +14,7 @@ from . import SINGLE, Array, Job, Task
 DISTRIBUTION = "libggml-python"
 THREADED = True
 DTYPES = SINGLE
-MODIFIES = False
+GIVEN: tuple[str, ...] = ()
 FLOAT32 = 0
 POLLING = 50  # ggml's default for the threads of a pool
 

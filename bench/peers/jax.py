@@ -11,7 +11,7 @@ from . import DOUBLE, HALVES, SINGLE, Array, Job, Task
 DISTRIBUTION = "jax"
 THREADED = True
 DTYPES = SINGLE + DOUBLE + HALVES
-MODIFIES = True
+GIVEN = ("temperature", "bias", "where", "target")
 
 
 def setup(threads: int) -> None:
@@ -35,7 +35,15 @@ def jobs(task: Task) -> Iterator[Job]:
             x = x + given["bias"]
         if "where" in given:
             x = jax.numpy.where(given["where"], x, -jax.numpy.inf)
-        return getattr(jax.nn, task.op)(x, axis=task.axis)
+        if "target" not in given:
+            return getattr(jax.nn, task.op)(x, axis=task.axis)
+        return losses(x) if task.op == "cross_entropy" else jax.value_and_grad(lambda x: losses(x).sum())(x)[1]
+
+    def losses(x: jax.Array) -> jax.Array:
+        """As optax has it."""
+        index = jax.numpy.expand_dims(given["target"], task.axis)
+        picked = jax.numpy.take_along_axis(x, index, task.axis).squeeze(task.axis)
+        return jax.nn.logsumexp(x, axis=task.axis) - picked
 
     def call() -> jax.Array:
         return function(x).block_until_ready()

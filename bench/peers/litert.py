@@ -13,7 +13,7 @@ from .formula import formula
 DISTRIBUTION = "ai-edge-litert"
 THREADED = True
 DTYPES = SINGLE
-MODIFIES = False
+GIVEN: tuple[str, ...] = ()
 CODES = schema.BuiltinOperator
 
 

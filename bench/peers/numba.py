@@ -11,7 +11,7 @@ from . import DOUBLE, SINGLE, Job, Task
 DISTRIBUTION = "numba"
 THREADED = True
 DTYPES = SINGLE + DOUBLE
-MODIFIES = False
+GIVEN: tuple[str, ...] = ()
 
 
 def setup(threads: int) -> None:

@@ -11,7 +11,7 @@ from . import DOUBLE, SINGLE, Array, Job, Task
 DISTRIBUTION = "numexpr"
 THREADED = True
 DTYPES = SINGLE + DOUBLE
-MODIFIES = False
+GIVEN: tuple[str, ...] = ()
 KINDS = {"float32": float, "float64": np.double}  # numexpr's names for them
 
 

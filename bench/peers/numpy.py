@@ -10,7 +10,7 @@ from . import DOUBLE, SINGLE, Array, Job, Task
 DISTRIBUTION = "numpy"
 THREADED = False
 DTYPES = SINGLE + DOUBLE
-MODIFIES = True
+GIVEN = ("temperature", "bias", "where")
 
 
 def setup(threads: int) -> None:

@@ -14,7 +14,7 @@ from .formula import formula
 DISTRIBUTION = "onnxruntime"
 THREADED = True
 DTYPES = SINGLE + DOUBLE
-MODIFIES = True
+GIVEN = ("temperature", "bias", "where", "target")
 TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
 
 
@@ -29,7 +29,7 @@ class Graph:
         self.axis = axis
         self.nodes = []
 
-    def node(self, kind: str, *inputs: str, **attributes: int) -> str:
+    def node(self, kind: str, *inputs: str, **attributes: int | str) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [f"v{len(self.nodes)}"], **attributes))
         return self.nodes[-1].output[0]
 
@@ -60,12 +60,14 @@ class Graph:
             return self.div(x, "temperature")
         if "bias" in given:
             return self.add(x, "bias")
-        return self.node("Where", "where", x, "nothing") if given else x
+        return self.node("Where", "where", x, "nothing") if "where" in given else x
 
     def operator(self, op: str, x: str) -> str:
         """ONNX's own."""
         if op == "logsumexp":
             return self.node("ReduceLogSumExp", x, "axes")
+        if op == "cross_entropy":
+            return self.node("SoftmaxCrossEntropyLoss", x, "target", reduction="none")
         return self.node({"softmax": "Softmax", "log_softmax": "LogSoftmax"}[op], x, axis=self.axis)
 
     def model(self, task: Task, result: str) -> ModelProto:
@@ -74,10 +76,12 @@ class Graph:
         x = helper.make_tensor_value_info("x", kind, shape)
         if task.op == "logsumexp":
             shape[self.axis] = 1
+        elif task.op == "cross_entropy":
+            del shape[self.axis]
         y = helper.make_tensor_value_info(result, kind, shape)
         constants = {"axes": np.array([self.axis]), "nothing": np.array(-np.inf, task.x.dtype)}
         for name, value in task.given.items():
-            constants[name] = np.asarray(value, bool if name == "where" else task.x.dtype)
+            constants[name] = np.asarray(value, {"where": bool, "target": np.int64}.get(name, task.x.dtype))
         initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
         graph = helper.make_graph(self.nodes, task.op, [x], [y], initializers)
         return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
@@ -109,6 +113,8 @@ def bound(task: Task, variant: str) -> Job:
 
 
 def jobs(task: Task) -> Iterator[Job]:
+    if task.op == "cross_entropy_grad" or (task.op == "cross_entropy" and task.x.ndim == 1):
+        return
     yield bound(task, "operator")
     if task.op == "logsumexp":
         yield bound(task, "composed")

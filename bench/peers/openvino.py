@@ -14,7 +14,7 @@ from .formula import formula
 DISTRIBUTION = "openvino"
 THREADED = True
 DTYPES = SINGLE
-MODIFIES = False
+GIVEN: tuple[str, ...] = ()
 
 
 def setup(threads: int) -> None:

@@ -10,7 +10,7 @@ from . import DOUBLE, SINGLE, Job, Task
 DISTRIBUTION = "scipy"
 THREADED = False
 DTYPES = SINGLE + DOUBLE
-MODIFIES = False
+GIVEN: tuple[str, ...] = ()
 
 
 def setup(threads: int) -> None:

@@ -12,7 +12,7 @@ from . import DOUBLE, HALVES, SINGLE, Array, Job, Task
 DISTRIBUTION = "torch"
 THREADED = True
 DTYPES = SINGLE + DOUBLE + HALVES
-MODIFIES = True
+GIVEN = ("temperature", "bias", "where", "target")
 
 
 def setup(threads: int) -> None:
@@ -67,7 +67,25 @@ def modified(task: Task) -> Iterator[Job]:
         yield Job(call, lambda: y, variant)
 
 
+def loss(task: Task) -> Job:
+    x, target = tensor(task.x), torch.from_numpy(np.asarray(task.given["target"]))
+    if task.op == "cross_entropy":
+        call = partial(torch.nn.functional.cross_entropy, x, target, reduction="none")
+        return Job(call, lambda: array(call()))
+    leaf = x.detach().requires_grad_()
+
+    def gradient() -> torch.Tensor:
+        with torch.enable_grad():
+            value = torch.nn.functional.cross_entropy(leaf, target, reduction="sum")
+            return torch.autograd.grad(value, leaf)[0]
+
+    return Job(gradient, lambda: array(gradient()))
+
+
 def jobs(task: Task) -> Iterator[Job]:
+    if "target" in task.given:
+        yield loss(task)
+        return
     if task.given:
         yield from modified(task)
         return
