@@ -56,7 +56,7 @@ class Cell:
         return x.astype(self.dtype)
 
     def given(self) -> dict[str, NDArray[np.generic] | float]:
-        """What modifies the rows, as the arguments of softmax; the same for all of them but for a causal mask. Or targets."""
+        """What modifies rows, as arguments of softmax, the same for all but for a causal mask; or their targets."""
         n = self.workload.shape[-1]
         if self.op in LOSSES:
             return {"target": np.random.default_rng(0).integers(0, n, self.workload.shape[:-1])}
