@@ -187,14 +187,22 @@ static inline void close_logsumexp(const struct batch *b, size_t rows, double lo
     }
 }
 
-/* One number a row; two for FSM_LOG_NORM. */
-static inline void close_reduction(fsm_op op, struct batch *b, size_t rows, double log_n, T *y, ptrdiff_t y_next) {
-    if (op != FSM_LOG_NORM) {
+/* Norms of rows (kernels.h), after close_log_softmax. */
+static inline void put_norms(const struct batch *b, size_t rows, T *norms) {
+    for (size_t i = 0; i < rows; i++) {
+        norms[2 * i] = b->hi[i];
+        norms[2 * i + 1] = !isnan(b->hi[i]) ? b->lo[i] : isnan(b->sum[i]) ? (T)NAN : b->max[i];
+    }
+}
+
+/* The rows of a reduction: y, or the norms instead. */
+static inline void close_reduction(struct batch *b, size_t rows, double log_n, T *y, ptrdiff_t y_next, T *norms) {
+    if (!norms) {
         close_logsumexp(b, rows, log_n, y, y_next);
         return;
     }
     close_log_softmax(b, rows);
-    for (size_t i = 0; i < rows; i++, y += y_next) y[0] = b->hi[i], y[1] = b->lo[i];
+    put_norms(b, rows, norms);
 }
 
 /* ---- The last pass ---- */

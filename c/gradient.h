@@ -4,17 +4,22 @@
 
 static int64_t target_of(const struct fsm_targets *t, size_t row) { return t->target[(ptrdiff_t)row * t->target_step]; }
 
-/* (x - hi) - lo, the bits of log_softmax. */
-static void kernel_log_probs(const struct fsm_targets *t, const void *vx, ptrdiff_t pitch, size_t from, size_t to,
-                             size_t rows, const void *norms, void *log_probs) {
-    const T *x = vx, *norm = norms;
-    T *y = log_probs;
-    for (size_t r = 0; r < rows; r++, x += pitch, norm += 2) {
+static void kernel_pick(const struct fsm_targets *t, const void *vx, ptrdiff_t pitch, size_t from, size_t to,
+                        size_t rows, void *picked) {
+    const T *x = vx;
+    T *y = picked;
+    for (size_t r = 0; r < rows; r++, x += pitch) {
         int64_t target = target_of(t, r);
         bool there = target >= (int64_t)from && target < (int64_t)to;
-        T value = there ? x[target - (int64_t)from] : -(T)INFINITY;
-        y[r] = target == t->ignored ? 0 : (value - norm[0]) - norm[1];
+        y[r] = there ? x[target - (int64_t)from] : -(T)INFINITY;
     }
+}
+
+/* (x - hi) - lo, the bits of log_softmax. */
+static void kernel_log_probs(const struct fsm_targets *t, size_t rows, const void *norms, void *picked) {
+    const T *norm = norms;
+    T *y = picked;
+    for (size_t r = 0; r < rows; r++, norm += 2) y[r] = target_of(t, r) == t->ignored ? 0 : (y[r] - norm[0]) - norm[1];
 }
 
 /* e^t - 1 for t <= 0, from (1 + s) 2^n: (2^n - 1) + s 2^n, where nothing cancels. At most 1.6 ulp off. */

@@ -34,7 +34,7 @@
 enum { SHORT_MAPS = 24, SHORT_REDUCTIONS = 48 };
 
 static void all_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n,
-                     const T *max) {
+                     const T *max, T *norms) {
     T tile[(SHORT_REDUCTIONS + W) * BATCH];
     size_t side_by_side = fsm_is_map(op) ? SHORT_MAPS : SHORT_REDUCTIONS;
     double log_n = op == FSM_LOGMEANEXP ? log_of_count(n) : 0;
@@ -42,19 +42,20 @@ static void all_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y
     for (; rows; rows -= batch, x += (ptrdiff_t)batch * x_pitch, y += (ptrdiff_t)batch * y_pitch) {
         batch = rows < batch ? rows : batch;
         if (n <= side_by_side && batch > 4)
-            tilewise(op, x, (struct layout){x_pitch, 1}, y, (struct layout){y_pitch, 1}, batch, n, log_n, tile);
+            tilewise(op, x, (struct layout){x_pitch, 1}, y, (struct layout){y_pitch, 1}, batch, n, log_n, tile, norms);
         else
-            rowwise(op, x, x_pitch, y, y_pitch, batch, n, log_n, max);
+            rowwise(op, x, x_pitch, y, y_pitch, batch, n, log_n, max, norms);
         if (max) max += batch;
+        if (norms) norms += 2 * batch;
     }
 }
 
 static void kernel_rows(fsm_op op, const void *vx, ptrdiff_t x_pitch, void *vy, ptrdiff_t y_pitch, size_t rows,
-                        size_t n, const void *max) {
+                        size_t n, const void *max, void *norms) {
     const T *x = vx;
     T *y = vy;
     if (fsm_is_blockwise(op)) {
-        all_rows(op, x, x_pitch, y, y_pitch, rows, n, max);
+        all_rows(op, x, x_pitch, y, y_pitch, rows, n, max, norms);
         return;
     }
     for (; rows--; x += x_pitch, y += y_pitch)
@@ -80,7 +81,7 @@ static void kernel_apart(fsm_op op, const void *vx, const ptrdiff_t *from, void 
     double log_n = op == FSM_LOGMEANEXP ? log_of_count(n) : 0;
     for (size_t k = strip_of(n); rows; rows -= k, x += (ptrdiff_t)k * a.next, y += (ptrdiff_t)k * b.next) {
         k = rows < k ? rows : k;
-        tilewise(op, x, a, y, b, k, n, log_n, tile);
+        tilewise(op, x, a, y, b, k, n, log_n, tile, NULL);
     }
 }
 
@@ -95,6 +96,7 @@ const struct fsm_kernels TABLE(FSM_ISA, FSM_SUFFIX) = {
     .narrow = kernel_narrow,
 #endif
     .modify = kernel_modify,
+    .pick = kernel_pick,
     .log_probs = kernel_log_probs,
     .slopes = kernel_slopes,
     .gradients = kernel_gradients,

@@ -18,15 +18,11 @@
 #define FSM_GROUP 16
 #define FSM_BLOCK 8192
 
-/* An op of the kernels alone: logsumexp as log_softmax takes it off, two numbers a row, next to each other. NaN where there is no
- * log_softmax. */
-#define FSM_LOG_NORM FSM_OP_COUNT
-
 /* How an operation goes about a row: its terms, their sum, and every element again (map), or just one number (reduction);
  * or every element for itself. logcumsumexp is of a kind of its own. */
 static inline bool fsm_is_map(fsm_op op) { return op == FSM_SOFTMAX || op == FSM_LOG_SOFTMAX || op == FSM_LOSS_GRAD; }
 static inline bool fsm_is_reduction(fsm_op op) {
-    return op == FSM_LOGSUMEXP || op == FSM_LOGMEANEXP || op == FSM_LOG_PROB || op == FSM_LOG_NORM;
+    return op == FSM_LOGSUMEXP || op == FSM_LOGMEANEXP || op == FSM_LOG_PROB;
 }
 static inline bool fsm_is_blockwise(fsm_op op) { return fsm_is_map(op) || fsm_is_reduction(op); }
 static inline bool fsm_is_elementwise(fsm_op op) { return op == FSM_SIGMOID || op == FSM_SOFTPLUS; }
@@ -44,6 +40,7 @@ struct fsm_part {
     double max;           /* NaN dropped */
     double shift, base;   /* its terms are e^(x - shift) / 2^base, one of the two is 0 */
     struct fsm_sum sum;   /* of them; for logarithms without those of its maxima */
+    struct fsm_sum rest;  /* of a softmax with norms: also without */
     double hi, lo;        /* what the last pass takes: 1 / sum or logsumexp of the row in two parts, */
     double down, further; /* what its terms are scaled by before that, */
     double peak, top;     /* and the term of a maximum that is nearly all of the sum, and what becomes of it; or -1 */
@@ -76,9 +73,11 @@ struct fsm_dot {
 
 struct fsm_kernels {
     /* Whole rows of at most FSM_BLOCK elements; logcumsumexp and element by element: of any length. A row's elements are
-     * next to each other, rows are a pitch apart (in elements). max: the rows' maxima, NaN dropped, if they are known, or NULL. */
+     * next to each other, rows are a pitch apart (in elements). max: the rows' maxima, NaN dropped, if they are known, or NULL.
+     * norms: NULL, or for softmax, log_softmax and logsumexp where also (for logsumexp instead of y) the norms of rows go, two
+     * numbers each: logsumexp as log_softmax takes it off, in two parts; or NaN and logsumexp, where there is no log_softmax. */
     void (*rows)(fsm_op op, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch, size_t rows, size_t n,
-                 const void *max);
+                 const void *max, void *norms);
 
     /* Whole rows of at most FSM_BLOCK elements for softmax, log_softmax, logsumexp and logmeanexp, at any distances: from
      * one row to the next, and from one element to the next. tile is scratch, FSM_TILE(n) elements. */
@@ -88,9 +87,10 @@ struct fsm_kernels {
     /* One row of any length for these, in parts of FSM_BLOCK elements: part for each, in any order; join, which for one
      * number a row writes it to y; finish for each. Without y, part stores no terms, and finish is asked to compute them
      * again. It can write past the cache, for rows that would not stay there; part can read x once instead of twice, which
-     * pays for them. */
-    void (*part)(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n, bool once, const void *max);
-    void (*join)(fsm_op op, struct fsm_part *parts, size_t count, size_t n, void *y);
+     * pays for them. A norm is found if both know that it is wanted. */
+    void (*part)(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n, bool once, const void *max,
+                 bool norm);
+    void (*join)(fsm_op op, struct fsm_part *parts, size_t count, size_t n, void *y, void *norm);
     void (*finish)(fsm_op op, const struct fsm_part *part, const void *x, void *y, size_t n, bool again, bool past);
     /* float32 only: n elements of a half type as float32, and rounded to nearest (to even) back. */
     void (*widen)(fsm_type type, const void *x, float *to, size_t n);
@@ -98,11 +98,12 @@ struct fsm_kernels {
     /* n elements on their way to the others, see fsm_modifiers; z may be x. Whether any is not -inf; max becomes the largest, if
      * that is larger, NaN dropped. */
     bool (*modify)(const struct fsm_modify *how, const void *x, void *z, size_t n, void *max);
-    /* Rows a pitch apart. Log-probabilities of their targets, given x with their elements from..to - 1 alone (others are -inf) and
-     * their norms (FSM_LOG_NORM). Slopes: two numbers a row, what softmax is multiplied by for the gradient, and what
-     * that is at the target. From softmax to gradients. n elements times a factor. */
-    void (*log_probs)(const struct fsm_targets *t, const void *x, ptrdiff_t pitch, size_t from, size_t to, size_t rows,
-                      const void *norms, void *log_probs);
+    /* Rows a pitch apart. Their targets, given x with the elements from..to - 1 alone (others are -inf); from these to
+     * log-probabilities, with the norms; slopes, two numbers a row: what softmax is multiplied by for the gradient, and
+     * what that is at the target; from softmax to gradients. n elements times a factor. */
+    void (*pick)(const struct fsm_targets *t, const void *x, ptrdiff_t pitch, size_t from, size_t to, size_t rows,
+                 void *picked);
+    void (*log_probs)(const struct fsm_targets *t, size_t rows, const void *norms, void *picked);
     void (*slopes)(const struct fsm_targets *t, size_t rows, const void *norms, const void *log_probs, void *slopes);
     void (*gradients)(const struct fsm_targets *t, const void *slopes, void *y, ptrdiff_t pitch, size_t rows, size_t n);
     void (*times)(void *y, size_t n, const void *factor);

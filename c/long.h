@@ -10,6 +10,7 @@ struct long_row {
     char *terms;        /* of a row that is prepared: where its terms are kept; NULL: they are computed twice */
     atomic_bool some;   /* whether any element is not -inf */
     const void *factor; /* of the computed type: what results are multiplied by; or NULL */
+    bool norm;          /* whether it is wanted */
 };
 
 /* Whether rows are not taken as they are. */
@@ -46,7 +47,8 @@ static void run_prepared_part(void *row, size_t i) {
     void *max = least(r->job, &number, 0);
     if (prepare(r->job, &r->source, i * FSM_BLOCK, n, z, max))
         atomic_store_explicit(&r->some, true, memory_order_relaxed);
-    r->job->kernels->part(r->job->op, &r->parts[i], z, r->terms ? z : NULL, n, false, r->job->modifiers ? max : NULL);
+    r->job->kernels->part(r->job->op, &r->parts[i], z, r->terms || r->norm ? z : NULL, n, false,
+                          r->job->modifiers ? max : NULL, r->norm);
 }
 static void run_prepared_finish(void *row, size_t i) {
     struct long_row *r = row;
@@ -72,7 +74,7 @@ static void run_part(void *row, size_t i) {
     const struct job *j = r->job;
     size_t bytes = bytes_before(j->type, i);
     void *y = j->again || fsm_is_reduction(j->op) ? NULL : r->y + bytes;
-    j->kernels->part(j->op, &r->parts[i], r->source.x + bytes, y, elements_of(r, i), j->once, NULL);
+    j->kernels->part(j->op, &r->parts[i], r->source.x + bytes, y, elements_of(r, i), j->once, NULL, r->norm);
 }
 static void run_finish(void *row, size_t i) {
     struct long_row *r = row;
@@ -84,44 +86,51 @@ static void run_finish(void *row, size_t i) {
 
 /* ---- Both ---- */
 
-/* `beside` is memory, bytes_for_long of it. A reduction's number is of the computed type. */
-static void run_parts(const struct job *j, struct source source, void *y, const void *factor, char *beside,
-                      unsigned threads) {
+/* The parts of a row, summed and joined. `beside` is memory, bytes_for_long of it; a reduction's number, the norm (NULL: not wanted)
+ * and the factor (NULL: none; it may become known before finish_parts) are of the computed type. */
+static struct long_row sum_parts(const struct job *j, struct source source, void *y, void *norm, char *beside,
+                                 unsigned threads) {
     struct fsm_part *parts = (struct fsm_part *)(void *)beside;
-    struct long_row r = {j, source, y, parts, NULL, false, factor};
-    size_t count = parts_of(j);
-    bool one = fsm_is_reduction(j->op), prepared = is_prepared(j);
-    if (prepared && !one) r.terms = !is_half(j->type) ? y : bytes_of_terms(j) ? beside + bytes_of_parts(j) : NULL;
-    fsm_pool_run(prepared ? run_prepared_part : run_part, &r, count, threads);
-    j->kernels->join(j->op, parts, count, j->row.count, y);
-    if (!one) fsm_pool_run(prepared ? run_prepared_finish : run_finish, &r, count, threads);
+    struct long_row r = {.job = j, .source = source, .y = y, .parts = parts, .norm = norm};
+    if (is_prepared(j) && !fsm_is_reduction(j->op))
+        r.terms = !is_half(j->type) ? y : bytes_of_terms(j) ? beside + bytes_of_parts(j) : NULL;
+    fsm_pool_run(is_prepared(j) ? run_prepared_part : run_part, &r, parts_of(j), threads);
+    j->kernels->join(j->op, parts, parts_of(j), j->row.count, y, norm);
+    return r;
 }
 
-/* A reduction of the row, whatever is wanted of it; a number (or two) of the computed type. */
-static void reduce_long(const struct job *j, fsm_op op, struct source source, void *y, char *beside, unsigned threads) {
-    struct job other = *j;
-    other.op = op;
-    run_parts(&other, source, y, NULL, beside, threads);
+static void finish_parts(struct long_row *r, unsigned threads) {
+    if (!fsm_is_reduction(r->job->op))
+        fsm_pool_run(is_prepared(r->job) ? run_prepared_finish : run_finish, r, parts_of(r->job), threads);
+}
+
+static void run_parts(const struct job *j, struct source source, void *y, void *norm, const void *factor, char *beside,
+                      unsigned threads) {
+    struct long_row r = sum_parts(j, source, y, norm, beside, threads);
+    r.factor = factor;
+    finish_parts(&r, threads);
 }
 
 static void run_long_loss(const struct job *j, size_t outer, size_t inner, struct source source, char *y, char *beside,
                           unsigned threads) {
     struct fsm_targets t = targets_of(j, outer, inner);
     struct losses l;
-    double x = 0, max;
-    reduce_long(j, FSM_LOG_NORM, source, l.norms, beside, threads);
-    char *lse = lse_of(j, outer, inner);
-    if (lse && !put_lse(j, l.norms, 0, lse)) reduce_long(j, FSM_LOGSUMEXP, source, lse, beside, threads);
+    double max;
+    float number;
     size_t target = *t.target == t.ignored ? 0 : (size_t)*t.target;
-    prepare(j, &source, target, 1, &x, least(j, &max, 0));
-    find_losses(j, &t, outer, inner, &x, 0, target, target + 1, 1, &l);
+    prepare(j, &source, target, 1, l.log_probs, least(j, &max, 0)); /* now: y may be x */
+    struct job plain = *j;
+    plain.op = plain_op(j->op);
+    struct long_row r =
+        sum_parts(&plain, source, j->op == FSM_LOG_PROB ? (void *)&number : y, l.norms, beside, threads);
+    put_lses(j, outer, inner, &l, 1);
+    find_losses(j, &t, outer, inner, 1, &l);
     if (j->op == FSM_LOG_PROB) return;
     if (value_of(j, l.slopes) == 0) {
         memset(y, 0, j->row.count * size_of[j->type]);
     } else {
-        struct job softmax = *j;
-        softmax.op = FSM_SOFTMAX;
-        run_parts(&softmax, source, y, l.slopes, beside, threads);
+        r.factor = l.slopes;
+        finish_parts(&r, threads);
     }
     if (*t.target != t.ignored)
         put_number(j, j->type, y + target * size_of[j->type], value_of(j, at(l.slopes, 1, computed(j->type))));
@@ -130,17 +139,21 @@ static void run_long_loss(const struct job *j, size_t outer, size_t inner, struc
 static void run_long(const struct job *j, size_t outer, size_t inner, const void *x, void *y, char *beside,
                      unsigned threads) {
     struct source source = source_of(j, x, outer, inner);
+    struct losses l;
     float number;
-    if (j->modifiers && j->modifiers->lse && !fsm_has_target(j->op))
-        reduce_long(j, FSM_LOGSUMEXP, source, lse_of(j, outer, inner), beside, threads);
+    bool half_number = is_half(j->type) && fsm_is_reduction(j->op), lse = j->modifiers && j->modifiers->lse;
     if (fsm_has_target(j->op)) {
         run_long_loss(j, outer, inner, source, y, beside, threads);
-    } else if (!is_half(j->type) || !fsm_is_reduction(j->op)) {
-        run_parts(j, source, y, NULL, beside, threads);
-    } else {
-        run_parts(j, source, &number, NULL, beside, threads);
-        put_number(j, j->type, y, (double)number);
+        return;
     }
+    if (lse && !wants_norms(j)) {
+        struct job other = *j;
+        other.op = FSM_LOGSUMEXP;
+        run_parts(&other, source, lse_of(j, outer, inner), NULL, NULL, beside, threads);
+    }
+    run_parts(j, source, half_number ? (void *)&number : y, wants_norms(j) ? l.norms : NULL, NULL, beside, threads);
+    if (wants_norms(j)) put_lses(j, outer, inner, &l, 1);
+    if (half_number) put_number(j, j->type, y, (double)number);
 }
 
 static bool is_long(const struct job *j) { return fsm_is_blockwise(j->op) && j->row.count > FSM_BLOCK; }

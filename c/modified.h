@@ -152,16 +152,17 @@ static bool prepare_rows(const struct job *j, size_t outer, size_t inner, size_t
 }
 
 static void run_plain(const struct job *rows_as_they_are, fsm_op op, const char *x, ptrdiff_t x_pitch, char *y,
-                      ptrdiff_t y_pitch, size_t rows, const void *max, char *beside) {
+                      ptrdiff_t y_pitch, size_t rows, const void *max, double *norms, char *beside) {
     struct job plain = *rows_as_they_are;
     plain.op = op;
     if (!is_long(&plain)) {
-        plain.kernels->rows(op, x, x_pitch, y, y_pitch, rows, plain.row.count, max);
+        plain.kernels->rows(op, x, x_pitch, y, y_pitch, rows, plain.row.count, max, norms);
         return;
     }
     for (size_t r = 0; r < rows; r++) {
-        const char *row = at(x, (ptrdiff_t)r * x_pitch, plain.type);
-        run_long(&plain, 0, 0, row, (char *)at(y, (ptrdiff_t)r * y_pitch, plain.type), beside, 1);
+        struct source row = {at(x, (ptrdiff_t)r * x_pitch, plain.type), 1, NULL, NULL};
+        void *norm = norms ? (void *)at(norms, 2 * (ptrdiff_t)r, plain.type) : NULL;
+        run_parts(&plain, row, (char *)at(y, (ptrdiff_t)r * y_pitch, plain.type), norm, NULL, beside, 1);
     }
 }
 
@@ -181,21 +182,6 @@ static void deliver_rows(const struct job *j, char *z, ptrdiff_t z_pitch, char *
         for (size_t r = 0; r < rows; r++)
             copy(j->type, at(z, (ptrdiff_t)r * z_pitch, j->type), 0, 1, (char *)at(y, (ptrdiff_t)r * pitch, j->type), 0,
                  1, 1, n);
-}
-
-/* ---- Losses ---- */
-
-/* The losses of rows of which x has the elements c. */
-static void run_losses(const struct job *j, const struct job *plain, const struct fsm_targets *t, size_t outer,
-                       size_t inner, const char *x, ptrdiff_t x_pitch, struct cut c, size_t rows, const void *max,
-                       char *beside, struct losses *l) {
-    run_plain(plain, FSM_LOG_NORM, x, x_pitch, (char *)l->norms, 2, rows, max, beside);
-    for (size_t r = 0; j->modifiers->lse && r < rows; r++) {
-        char *lse = lse_of(j, outer, inner + r);
-        if (put_lse(j, l->norms, r, lse)) continue;
-        run_plain(plain, FSM_LOGSUMEXP, at(x, (ptrdiff_t)r * x_pitch, plain->type), 0, lse, 0, 1, NULL, beside);
-    }
-    find_losses(j, t, outer, inner, x, x_pitch, c.from, c.to, rows, l);
 }
 
 static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, size_t rows, char *scratch) {
@@ -222,23 +208,26 @@ static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, 
     plain.row.count -= j->row.count - (c.to - c.from);
     const char *from = at(x, (ptrdiff_t)c.from, plain.type);
     char *to = (char *)at(z, (ptrdiff_t)c.from, plain.type);
-    if (m->lse && !fsm_has_target(j->op))
-        run_plain(&plain, FSM_LOGSUMEXP, from, x_pitch, lse_of(j, outer, inner), m->lse_strides[!j->swapped], rows,
-                  known, scratch);
     struct fsm_targets targets;
     struct losses losses;
+    double *norms = wants_norms(j) ? losses.norms : NULL;
     if (fsm_has_target(j->op)) {
         targets = targets_of(j, outer, inner);
-        run_losses(j, &plain, &targets, outer, inner, from, x_pitch, c, rows, known, scratch, &losses);
-        if (j->op == FSM_LOG_PROB) return;
+        j->kernels->pick(&targets, from, x_pitch, c.from, c.to, rows, losses.log_probs);
     }
-    if (fsm_is_reduction(j->op)) {
-        run_plain(&plain, j->op, from, x_pitch, half ? (char *)numbers : y, half ? 1 : j->inner.y, rows, known,
-                  scratch);
-        if (half) narrow_rows(j, numbers, 1, y, j->inner.y, rows, 1);
+    if (m->lse && !norms)
+        run_plain(&plain, FSM_LOGSUMEXP, from, x_pitch, lse_of(j, outer, inner), m->lse_strides[!j->swapped], rows,
+                  known, NULL, scratch);
+    bool one = fsm_is_reduction(j->op);
+    char *results = !one ? to : half ? (char *)numbers : y;
+    ptrdiff_t results_pitch = !one ? z_pitch : half ? 1 : j->inner.y;
+    run_plain(&plain, plain_op(j->op), from, x_pitch, results, results_pitch, rows, known, norms, scratch);
+    if (norms) put_lses(j, outer, inner, &losses, rows);
+    if (fsm_has_target(j->op)) find_losses(j, &targets, outer, inner, rows, &losses);
+    if (one) {
+        if (half && !norms) narrow_rows(j, numbers, 1, y, j->inner.y, rows, 1);
         return;
     }
-    run_plain(&plain, fsm_has_target(j->op) ? FSM_SOFTMAX : j->op, from, x_pitch, to, z_pitch, rows, known, scratch);
     for (size_t r = 0; c.to - c.from < j->row.count && r < rows; r++)
         fill_ends(j, (char *)at(z, (ptrdiff_t)r * z_pitch, plain.type), c);
     for (size_t r = 0; m->empty && r < rows; r++)

@@ -23,20 +23,28 @@ struct exp_pair EXP_PAIR(FSM_ISA)(double t) {
 }
 #endif
 
-static void sum_part(fsm_op op, struct batch *b, const T *x, T *y, size_t n, bool once, const T *max) {
-    if (once && !max && op == FSM_SOFTMAX && sum_once(y ? STORE_AND_FIND_MAX : ADD_AND_FIND_MAX, b, 0, x, y, n)) return;
+static void sum_part(fsm_op op, struct batch *b, struct batch *rest, const T *x, T *y, size_t n, bool once,
+                     const T *max) {
+    if (once && !max && !rest && op == FSM_SOFTMAX &&
+        sum_once(y ? STORE_AND_FIND_MAX : ADD_AND_FIND_MAX, b, 0, x, y, n))
+        return;
     b->max[0] = max ? *max : row_max(x, n);
     open_rows(b, 1);
     if (!(b->max[0] > -(T)INFINITY)) b->shift[0] = 0; /* nothing, or NaN */
-    sum_row(op != FSM_SOFTMAX ? SKIP_MAX : y ? STORE : ADD, b, 0, x, y, n);
+    if (rest)
+        sum_both(b, rest, 0, x, y, n);
+    else
+        sum_row(op != FSM_SOFTMAX ? SKIP_MAX : y ? STORE : ADD, b, 0, x, y, n);
 }
 
-static void kernel_part(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n, bool once,
-                        const void *max) {
-    struct batch b;
-    sum_part(op, &b, x, y, n, once, max);
+static void kernel_part(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n, bool once, const void *max,
+                        bool norm) {
+    struct batch b, rest;
+    bool both = norm && op == FSM_SOFTMAX;
+    sum_part(op, &b, both ? &rest : NULL, x, y, n, once, max);
     *part = (struct fsm_part){.max = (double)b.max[0], .shift = (double)b.shift[0], .base = (double)b.base[0]};
     part->sum = (struct fsm_sum){b.sum[0], b.low[0], b.count[0]};
+    if (both) part->rest = (struct fsm_sum){rest.sum[0], rest.low[0], rest.count[0]};
 }
 
 /* hi + lo times f, the product of the upper parts exact. */
@@ -68,15 +76,17 @@ static struct exp_pair unit_of(const struct fsm_part *part, T shift, T base) {
     return f;
 }
 
-static void join_part(fsm_op op, struct fsm_sum *total, const struct fsm_part *part, const struct batch *b) {
-    add_times(total, part->sum.hi, part->sum.lo, unit_of(part, b->shift[0], b->base[0]));
-    if (op == FSM_SOFTMAX) return;
+/* The sum of a row; without the maxima, if the parts' sums are without theirs. */
+static void join_part(bool without, struct fsm_sum *total, const struct fsm_part *part, const struct fsm_sum *sum,
+                      const struct batch *b) {
+    add_times(total, sum->hi, sum->lo, unit_of(part, b->shift[0], b->base[0]));
+    if (!without) return;
     if (part->max == (double)b->max[0]) {
-        total->count += part->sum.count;
-    } else if (part->sum.count > 0) { /* its maxima were left out, but are not the row's */
+        total->count += sum->count;
+    } else if (sum->count > 0) { /* its maxima were left out, but are not the row's */
         struct exp_pair f = EXP_PAIR(FSM_ISA)(difference(part->max, (double)b->shift[0]));
         f.n += BOOST - (double)b->base[0];
-        add_times(total, part->sum.count, 0, f);
+        add_times(total, sum->count, 0, f);
     }
 }
 
@@ -95,23 +105,34 @@ static void scale_part(struct fsm_part *part, const struct batch *b) {
     part->top = (double)b->top[0];
 }
 
-static void kernel_join(fsm_op op, struct fsm_part *parts, size_t count, size_t n, void *y) {
+static void put_total(struct batch *b, const struct fsm_sum *total) {
+    b->sum[0] = total->hi, b->low[0] = total->lo, b->count[0] = total->count;
+}
+
+static void kernel_join(fsm_op op, struct fsm_part *parts, size_t count, size_t n, void *y, void *norm) {
     struct batch b;
     clear(&b);
     b.max[0] = -(T)INFINITY;
     for (size_t i = 0; i < count; i++) b.max[0] = (T)parts[i].max > b.max[0] ? (T)parts[i].max : b.max[0];
     open_rows(&b, LANES);
-    struct fsm_sum total = {0, 0, 0};
-    for (size_t i = 0; i < count; i++) join_part(op, &total, &parts[i], &b);
-    b.sum[0] = total.hi, b.low[0] = total.lo, b.count[0] = total.count;
+    struct fsm_sum total = {0, 0, 0}, rest = {0, 0, 0};
+    for (size_t i = 0; i < count; i++) join_part(op != FSM_SOFTMAX, &total, &parts[i], &parts[i].sum, &b);
+    if (op == FSM_SOFTMAX && norm) {
+        for (size_t i = 0; i < count; i++) join_part(true, &rest, &parts[i], &parts[i].rest, &b);
+        put_total(&b, &rest);
+        close_log_softmax(&b, 1);
+        put_norms(&b, 1, norm);
+    }
+    put_total(&b, &total);
     if (op == FSM_SOFTMAX) {
         close_softmax(&b, 1);
         for (size_t i = 0; i < count; i++) scale_part(&parts[i], &b);
     } else if (op == FSM_LOG_SOFTMAX) {
         close_log_softmax(&b, 1);
+        if (norm) put_norms(&b, 1, norm);
         for (size_t i = 0; i < count; i++) parts[i].hi = (double)b.hi[0], parts[i].lo = (double)b.lo[0];
     } else {
-        close_reduction(op, &b, 1, op == FSM_LOGMEANEXP ? log_of_count(n) : 0, y, 0);
+        close_reduction(&b, 1, op == FSM_LOGMEANEXP ? log_of_count(n) : 0, y, 0, norm);
     }
 }
 

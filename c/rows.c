@@ -37,7 +37,7 @@ static void run_half_rows(const struct job *j, const char *x, ptrdiff_t x_pitch,
     for (size_t some = FSM_BLOCK / n < NUMBERS ? FSM_BLOCK / n : NUMBERS; rows; rows -= some) {
         if (some > rows) some = rows;
         widen_rows(j, x, x_pitch, tile, pitch, some, n);
-        j->kernels->rows(j->op, tile, pitch, one ? numbers : tile, one ? 1 : pitch, some, n, NULL);
+        j->kernels->rows(j->op, tile, pitch, one ? numbers : tile, one ? 1 : pitch, some, n, NULL, NULL);
         narrow_rows(j, one ? numbers : tile, one ? 1 : pitch, y, y_pitch, some, one ? 1 : n);
         x = at(x, (ptrdiff_t)some * x_pitch, j->type);
         y = (char *)at(y, (ptrdiff_t)some * y_pitch, j->type);
@@ -49,7 +49,7 @@ static void run_rows(const struct job *j, const void *x, ptrdiff_t x_pitch, void
     if (is_half(j->type))
         run_half_rows(j, x, x_pitch, y, y_pitch, rows, n);
     else
-        j->kernels->rows(j->op, x, x_pitch, y, y_pitch, rows, n, NULL);
+        j->kernels->rows(j->op, x, x_pitch, y, y_pitch, rows, n, NULL, NULL);
 }
 
 /* ---- Rows that lie in one piece ---- */
@@ -105,7 +105,7 @@ static void run_task_gathered(void *job, size_t index) {
         float *row = (float *)(void *)piece(j, mine);
         for (size_t i = 0; i < t.rows; i++) {
             widen_rows(j, at(tile, (ptrdiff_t)i * pitch, j->type), 0, row, 0, 1, n);
-            j->kernels->rows(j->op, row, 0, row, 0, 1, n, NULL);
+            j->kernels->rows(j->op, row, 0, row, 0, 1, n, NULL, NULL);
             narrow_rows(j, row, 0, (char *)at(tile, (ptrdiff_t)i * pitch, j->type), 0, 1, n);
         }
     } else if (!is_long(j)) {

@@ -72,25 +72,31 @@ struct progress {
     struct base base;
     vec max; /* known, or found so far */
     int count;
-    struct sums sums;
+    struct sums sums, rest; /* rest: if both are summed, without the maxima */
 };
 
-/* k vectors of x in x become their terms; if they are to be skipped, those of maxima are counted and become 0. */
-TEMPLATE void use_terms(enum use use, bool far, size_t k, struct progress *p, vec *x) {
+/* k vectors of x in x become their terms; if they are to be skipped, those of maxima are counted and become 0, in rest if both
+ * are summed. */
+TEMPLATE void use_terms(enum use use, bool far, size_t k, struct progress *p, vec *x, vec *rest) {
     vec top = x[0], before[STEP];
     EACH (u, k) before[u] = x[u], top = v_max(top, x[u]);
     if (finds_max(use)) p->max = v_max(top, p->max); /* not of a row with a NaN, where it does not matter */
     UNROLL
     for (size_t u = 0; u < k; u += LOCKSTEP) terms_of(k - u < LOCKSTEP ? k - u : LOCKSTEP, far, x + u, &p->base);
+    if (sums_both(use))
+        EACH (u, k) rest[u] = x[u];
     if (!skips_max(use) || !v_count(v_equal(top, p->max))) return; /* a tenth faster than to count in every vector */
     EACH (u, k) {
         mask same = v_equal(before[u], p->max);
         p->count += v_count(same);
-        x[u] = v_zero_if(same, x[u]);
+        if (sums_both(use))
+            rest[u] = v_zero_if(same, x[u]);
+        else
+            x[u] = v_zero_if(same, x[u]);
     }
 }
 
-TEMPLATE void terms_of_step(enum use use, bool far, struct progress *p, const T *x, T *y, vec *term) {
+TEMPLATE void terms_of_step(enum use use, bool far, struct progress *p, const T *x, T *y, vec *term, vec *rest) {
     UNROLL
     for (size_t u = 0; u < STEP * W; u += LINE) {
         __builtin_prefetch(x + u + AHEAD);
@@ -98,7 +104,7 @@ TEMPLATE void terms_of_step(enum use use, bool far, struct progress *p, const T 
         if (stores(use)) __builtin_prefetch(y + u + SOON, 1);
     }
     EACH (u, STEP) term[u] = v_load(x + u * W);
-    use_terms(use, far, STEP, p, term);
+    use_terms(use, far, STEP, p, term, rest);
     if (stores(use))
         EACH (u, STEP) v_store(y + u * W, term[u]);
 }
@@ -110,28 +116,34 @@ TEMPLATE T *place(enum use use, T *y, size_t i) { return stores(use) || use == S
  * next are computed, and its lanes just after, so that nothing has to wait: up to a tenth faster than each step at once. */
 TEMPLATE size_t sum_steps(enum use use, bool far, struct progress *p, const T *x, T *y, size_t n) {
     enum { GROUPS = STEP / VECTORS };
-    vec term[STEP], lanes[GROUPS * EIGHT];
+    vec term[STEP], lanes[GROUPS * EIGHT], rest[STEP], rest_lanes[GROUPS * EIGHT];
     size_t i = STEP * W;
     if (n < i) return 0;
-    terms_of_step(use, far, p, x, y, term);
+    terms_of_step(use, far, p, x, y, term, rest);
     for (; i + STEP * W <= n; i += STEP * W) {
         add_eights(GROUPS, term, lanes);
-        terms_of_step(use, far, p, x + i, place(use, y, i), term);
+        if (sums_both(use)) add_eights(GROUPS, rest, rest_lanes);
+        terms_of_step(use, far, p, x + i, place(use, y, i), term, rest);
         add_lanes(GROUPS, lanes, &p->sums);
+        if (sums_both(use)) add_lanes(GROUPS, rest_lanes, &p->rest);
     }
     add_eights(GROUPS, term, lanes);
     add_lanes(GROUPS, lanes, &p->sums);
+    if (sums_both(use)) {
+        add_eights(GROUPS, rest, rest_lanes);
+        add_lanes(GROUPS, rest_lanes, &p->rest);
+    }
     return i;
 }
 
 /* A group of n <= FSM_GROUP elements. */
 TEMPLATE void sum_group(enum use use, bool far, struct progress *p, const T *x, T *y, size_t n) {
-    vec term[VECTORS], lanes[EIGHT];
+    vec term[VECTORS], lanes[EIGHT], rest[VECTORS];
     EACH (u, VECTORS)
         term[u] = (u + 1) * W <= n ? v_load(x + u * W)
                   : u * W < n      ? v_load_part(x + u * W, n - u * W, -(T)INFINITY)
                                    : v_set1(-(T)INFINITY);
-    use_terms(use, far, VECTORS, p, term);
+    use_terms(use, far, VECTORS, p, term, rest);
     if (stores(use)) {
         EACH (u, VECTORS)
             if ((u + 1) * W <= n)
@@ -141,40 +153,61 @@ TEMPLATE void sum_group(enum use use, bool far, struct progress *p, const T *x, 
     }
     add_eights(1, term, lanes);
     add_lanes(1, lanes, &p->sums);
+    if (sums_both(use)) {
+        add_eights(1, rest, lanes);
+        add_lanes(1, lanes, &p->rest);
+    }
 }
 
-/* A row of a batch: the terms of n <= FSM_BLOCK elements, stored or not, and their sum. */
-TEMPLATE void sum_row_at(enum use use, bool far, struct batch *batch, size_t row, const T *x, T *y, size_t n) {
+/* A row of a batch: the terms of n <= FSM_BLOCK elements, stored or not, and their sum; in rest, if both are summed, that without
+ * the maxima. */
+TEMPLATE void sum_row_at(enum use use, bool far, struct batch *batch, struct batch *rest, size_t row, const T *x, T *y,
+                         size_t n) {
     struct base base = base_of(v_set1(batch->shift[row]), v_set1(batch->base[row]));
-    struct progress p = {base, v_set1(finds_max(use) ? -(T)INFINITY : batch->max[row]), 0, {{{0}}, {{0}}}};
+    struct progress p = {.base = base, .max = v_set1(finds_max(use) ? -(T)INFINITY : batch->max[row])};
     for (size_t i = sum_steps(use, far, &p, x, y, n); i < n; i += FSM_GROUP)
         sum_group(use, far, &p, x + i, place(use, y, i), n - i < FSM_GROUP ? n - i : FSM_GROUP);
     fold_row(&p.sums, &batch->sum[row], &batch->low[row]);
     batch->count[row] = p.count;
+    if (sums_both(use)) {
+        fold_row(&p.rest, &rest->sum[row], &rest->low[row]);
+        rest->count[row] = p.count;
+    }
     if (finds_max(use)) batch->max[row] = v_largest(p.max);
 }
 
 static void sum_row(enum use use, struct batch *b, size_t row, const T *x, T *y, size_t n) {
     bool far = b->shift[row] != 0;
+#define SUM(use, far) sum_row_at(use, far, b, NULL, row, x, y, n)
     switch (use) {
         case ADD:
-            far ? sum_row_at(ADD, true, b, row, x, y, n) : sum_row_at(ADD, false, b, row, x, y, n);
+            far ? SUM(ADD, true) : SUM(ADD, false);
             break;
         case STORE:
-            far ? sum_row_at(STORE, true, b, row, x, y, n) : sum_row_at(STORE, false, b, row, x, y, n);
+            far ? SUM(STORE, true) : SUM(STORE, false);
             break;
         case ADD_AND_FIND_MAX: /* not far */
-            sum_row_at(ADD_AND_FIND_MAX, false, b, row, x, y, n);
+            SUM(ADD_AND_FIND_MAX, false);
             break;
         case STORE_AND_FIND_MAX:
-            sum_row_at(STORE_AND_FIND_MAX, false, b, row, x, y, n);
+            SUM(STORE_AND_FIND_MAX, false);
             break;
         case SKIP_MAX:
-            far ? sum_row_at(SKIP_MAX, true, b, row, x, y, n) : sum_row_at(SKIP_MAX, false, b, row, x, y, n);
+            far ? SUM(SKIP_MAX, true) : SUM(SKIP_MAX, false);
             break;
-        case SKIP_MAX_AND_FETCH:
-            far ? sum_row_at(SKIP_MAX, true, b, row, x, y, n) : sum_row_at(SKIP_MAX_AND_FETCH, false, b, row, x, y, n);
+        default:
+            far ? SUM(SKIP_MAX, true) : SUM(SKIP_MAX_AND_FETCH, false);
     }
+#undef SUM
+}
+
+/* Both sums of a row, whose terms are stored. */
+static void sum_both(struct batch *b, struct batch *rest, size_t row, const T *x, T *y, size_t n) {
+    rest->max[row] = b->max[row], rest->shift[row] = b->shift[row], rest->base[row] = b->base[row];
+    if (b->shift[row] != 0)
+        sum_row_at(STORE_AND_SUM_BOTH, true, b, rest, row, x, y, n);
+    else
+        sum_row_at(STORE_AND_SUM_BOTH, false, b, rest, row, x, y, n);
 }
 
 /* ---- A row that is read once: its base is guessed, its maximum found along with the terms ---- */
@@ -251,27 +284,44 @@ static void sum_rows_once(struct batch *b, const T *x, ptrdiff_t x_pitch, T *y, 
     }
 }
 
+/* The norms of rows whose softmax is closed. */
+static void close_norms(struct batch *rest, size_t rows, T *norms) {
+    close_log_softmax(rest, rows);
+    put_norms(rest, rows, norms);
+}
+
+/* Up to 16 rows; norms as kernels.h has them. */
 static void rowwise(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n,
-                    double log_n, const T *max) {
-    struct batch b;
+                    double log_n, const T *max, T *norms) {
+    struct batch b, rest;
+    bool both = op == FSM_SOFTMAX && norms;
     clear(&b);
-    if (FSM_DOUBLE && op == FSM_SOFTMAX && n >= LEAST && !max) { /* 1.05 to 1.15 times as fast; float32 0.95 to 1.03 */
+    if (FSM_DOUBLE && op == FSM_SOFTMAX && n >= LEAST && !max && !both) { /* 1.05 to 1.15 times as fast; float32 0.95 to
+                                                                             1.03 */
         sum_rows_once(&b, x, x_pitch, y, y_pitch, rows, n);
     } else {
         for (size_t i = 0; i < rows; i++) b.max[i] = max ? max[i] : row_max(X(i), n);
         rows == 1 ? open_rows(&b, LANES) : open_rows(&b, BATCH);
+        if (both) rest = b;
         for (size_t i = 0; i < rows; i++)
-            sum_row(op == FSM_SOFTMAX       ? STORE
-                    : op == FSM_LOG_SOFTMAX ? SKIP_MAX_AND_FETCH
-                                            : SKIP_MAX,
-                    &b, i, X(i), Y(i), n);
+            if (both)
+                sum_both(&b, &rest, i, X(i), Y(i), n);
+            else
+                sum_row(op == FSM_SOFTMAX       ? STORE
+                        : op == FSM_LOG_SOFTMAX ? SKIP_MAX_AND_FETCH
+                                                : SKIP_MAX,
+                        &b, i, X(i), Y(i), n);
     }
     if (op == FSM_SOFTMAX)
         close_softmax(&b, rows);
     else if (op == FSM_LOG_SOFTMAX)
         close_log_softmax(&b, rows);
     else
-        close_reduction(op, &b, rows, log_n, y, y_pitch);
+        close_reduction(&b, rows, log_n, y, y_pitch, norms);
+    if (both)
+        close_norms(&rest, rows, norms);
+    else if (op == FSM_LOG_SOFTMAX && norms)
+        put_norms(&b, rows, norms);
     if (fsm_is_map(op))
         for (size_t i = 0; i < rows; i++) apply_row(op, &b, i, X(i), Y(i), n);
 }

@@ -30,25 +30,28 @@ static struct fsm_targets targets_of(const struct job *j, size_t outer, size_t i
     };
 }
 
-/* Of some rows, numbers of the computed type. Doubles have room for all. */
+/* Of some rows, numbers of the computed type: norms and slopes two each. log_probs are the targets themselves first. Doubles have
+ * room for all. */
 struct losses {
     double norms[2 * NUMBERS], log_probs[NUMBERS], slopes[2 * NUMBERS];
 };
 
-/* logsumexp of a row from its norm, if that is a number: else there is no log_softmax, but logsumexp may be infinite. */
-static bool put_lse(const struct job *j, const double *norms, size_t row, void *lse) {
-    double hi = value_of(j, at(norms, 2 * (ptrdiff_t)row, computed(j->type)));
-    if (!isnan(hi)) put_number(j, computed(j->type), lse, hi);
-    return !isnan(hi);
+/* logsumexp of rows, from their norms. */
+static void put_lses(const struct job *j, size_t outer, size_t inner, const struct losses *l, size_t rows) {
+    fsm_type type = computed(j->type);
+    for (size_t r = 0; j->modifiers->lse && r < rows; r++) {
+        double hi = value_of(j, at(l->norms, 2 * (ptrdiff_t)r, type));
+        double lse = isnan(hi) ? value_of(j, at(l->norms, 2 * (ptrdiff_t)r + 1, type)) : hi;
+        put_number(j, type, lse_of(j, outer, inner + r), lse);
+    }
 }
 
-/* From the norms of rows, and their elements from..to - 1 at x, to their losses, and to where these are wanted: y for
- * FSM_LOG_PROB. */
-static void find_losses(const struct job *j, const struct fsm_targets *t, size_t outer, size_t inner, const void *x,
-                        ptrdiff_t pitch, size_t from, size_t to, size_t rows, struct losses *l) {
+/* From norms and targets to losses, and to where these are wanted: y for FSM_LOG_PROB. */
+static void find_losses(const struct job *j, const struct fsm_targets *t, size_t outer, size_t inner, size_t rows,
+                        struct losses *l) {
     const fsm_modifiers *m = j->modifiers;
     fsm_type type = computed(j->type);
-    j->kernels->log_probs(t, x, pitch, from, to, rows, l->norms, l->log_probs);
+    j->kernels->log_probs(t, rows, l->norms, l->log_probs);
     if (j->op == FSM_LOSS_GRAD) j->kernels->slopes(t, rows, l->norms, l->log_probs, l->slopes);
     if (m->log_prob)
         copy(type, l->log_probs, 0, 1, number_of(j, m->log_prob, m->log_prob_strides, outer, inner), 0,
@@ -57,6 +60,16 @@ static void find_losses(const struct job *j, const struct fsm_targets *t, size_t
         copy(type, l->log_probs, 0, 1, y_row(j, outer, inner), 0, j->inner.y, 1, rows);
     else if (j->op == FSM_LOG_PROB)
         narrow_rows(j, (float *)(void *)l->log_probs, 1, y_row(j, outer, inner), j->inner.y, rows, 1);
+}
+
+/* The op of rows by the kernels that what is wanted of them is made of. */
+static fsm_op plain_op(fsm_op op) {
+    return op == FSM_LOG_PROB ? FSM_LOGSUMEXP : op == FSM_LOSS_GRAD ? FSM_SOFTMAX : op;
+}
+
+/* Whether norms are wanted along with it: for losses, and for the logsumexp of maps. */
+static bool wants_norms(const struct job *j) {
+    return fsm_has_target(j->op) || (j->modifiers && j->modifiers->lse && fsm_is_map(j->op));
 }
 
 #endif

@@ -36,12 +36,14 @@ TEMPLATE vec term_of(bool far, vec x, const struct base *b) {
 }
 
 /* What is done with a term besides adding it: nothing; it is stored; either, and the maximum is found on the way; it is left
- * out where x is the maximum, and where y will be written later it is fetched. */
-enum use { ADD, STORE, ADD_AND_FIND_MAX, STORE_AND_FIND_MAX, SKIP_MAX, SKIP_MAX_AND_FETCH };
+ * out where x is the maximum, and where y will be written later it is fetched; it is stored, and there are two sums, with
+ * the maxima and without. */
+enum use { ADD, STORE, ADD_AND_FIND_MAX, STORE_AND_FIND_MAX, SKIP_MAX, SKIP_MAX_AND_FETCH, STORE_AND_SUM_BOTH };
 
-TEMPLATE bool stores(enum use use) { return use == STORE || use == STORE_AND_FIND_MAX; }
+TEMPLATE bool sums_both(enum use use) { return use == STORE_AND_SUM_BOTH; }
+TEMPLATE bool stores(enum use use) { return use == STORE || use == STORE_AND_FIND_MAX || sums_both(use); }
 TEMPLATE bool finds_max(enum use use) { return use == ADD_AND_FIND_MAX || use == STORE_AND_FIND_MAX; }
-TEMPLATE bool skips_max(enum use use) { return use == SKIP_MAX || use == SKIP_MAX_AND_FETCH; }
+TEMPLATE bool skips_max(enum use use) { return use == SKIP_MAX || use == SKIP_MAX_AND_FETCH || sums_both(use); }
 
 /* ---- Sums ---- */
 

@@ -289,20 +289,28 @@ static void sum_tile(enum use use, struct batch *b, T *t, size_t rows, size_t n)
 
 /* ---- Whole rows of n <= FSM_BLOCK elements, at most a strip ---- */
 
-/* A tile of up to BATCH rows, from the maxima to the closing. */
-static void reduce_tile(fsm_op op, struct batch *b, T *t, size_t rows, size_t n, double log_n, T *y, ptrdiff_t y_next) {
+/* A tile of up to BATCH rows, from the maxima to the closing; norms as kernels.h has them. */
+static void reduce_tile(fsm_op op, struct batch *b, T *t, size_t rows, size_t n, double log_n, T *y, ptrdiff_t y_next,
+                        T *norms) {
     open_rows(b, BATCH);
+    if (op == FSM_SOFTMAX && norms) { /* before the terms take the place of x */
+        sum_tile(SKIP_MAX, b, t, rows, n);
+        close_log_softmax(b, rows);
+        put_norms(b, rows, norms);
+    }
     sum_tile(op == FSM_SOFTMAX ? STORE : SKIP_MAX, b, t, rows, n);
-    if (op == FSM_SOFTMAX)
+    if (op == FSM_SOFTMAX) {
         close_softmax(b, BATCH);
-    else if (op == FSM_LOG_SOFTMAX)
+    } else if (op == FSM_LOG_SOFTMAX) {
         close_log_softmax(b, BATCH);
-    else
-        close_reduction(op, b, rows, log_n, y, y_next);
+        if (norms) put_norms(b, rows, norms);
+    } else {
+        close_reduction(b, rows, log_n, y, y_next, norms);
+    }
 }
 
 static void tilewise(fsm_op op, const T *x, struct layout from, T *y, struct layout to, size_t rows, size_t n,
-                     double log_n, T *tiles) {
+                     double log_n, T *tiles, T *norms) {
     struct batch b[TILES];
     bool special = false;
     if (rows % BATCH) clear(&b[rows / BATCH]);
@@ -310,7 +318,7 @@ static void tilewise(fsm_op op, const T *x, struct layout from, T *y, struct lay
     for (size_t r = 0; r < rows; r += BATCH) {
         size_t some = rows - r < BATCH ? rows - r : BATCH;
         reduce_tile(op, &b[r / BATCH], tiles + r / BATCH * tile_size(n), some, n, log_n, y + (ptrdiff_t)r * to.next,
-                    to.next);
+                    to.next, norms ? norms + 2 * r : NULL);
         special |= fsm_is_map(op) && any_special(&b[r / BATCH], some);
     }
     if (op == FSM_LOG_SOFTMAX && special)
