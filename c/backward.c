@@ -217,7 +217,7 @@ static void choose_inner(struct back *b) {
 
 fsm_status fsm_vjp(const fsm_isa *isa, fsm_op op, fsm_type type, const void *g, const void *y, void *dx, size_t outer,
                    size_t n, size_t inner, const ptrdiff_t *strides, unsigned threads) {
-    if (!fsm_is_map(op) || (unsigned)type >= FSM_TYPE_COUNT) return FSM_INVALID;
+    if ((op != FSM_SOFTMAX && op != FSM_LOG_SOFTMAX) || (unsigned)type >= FSM_TYPE_COUNT) return FSM_INVALID;
     if (!outer || !n || !inner) return FSM_OK;
     const ptrdiff_t in = (ptrdiff_t)inner, all = (ptrdiff_t)n * in, dense[9] = {all, in, 1, all, in, 1, all, in, 1};
     const ptrdiff_t *s = strides ? strides : dense;

@@ -88,9 +88,9 @@ typedef struct fsm_modifiers {
     ptrdiff_t where_strides[3];
     const void *sink; /* of the computed type: one more number of each row, which has a part in its sum but no result */
     ptrdiff_t sink_strides[2];
-    const void
-        *empty; /* of the computed type: all results of a softmax or log_softmax of nothing but -inf; NULL: NaN */
-    void *lse;  /* of the computed type: the logsumexp of each row is written there, too */
+    const void *
+        empty; /* of the computed type: all results of a softmax or log_softmax of nothing but -inf; NULL: NaN, as in losses */
+    void *lse; /* of the computed type: the logsumexp of each row is written there, too */
     ptrdiff_t lse_strides[2];
     const int64_t *target; /* FSM_LOG_PROB and FSM_LOSS_GRAD: the row's target, 0 to n - 1 */
     ptrdiff_t target_strides[2];

@@ -22,31 +22,32 @@ static void kernel_log_probs(const struct fsm_targets *t, size_t rows, const voi
     for (size_t r = 0; r < rows; r++, norm += 2) y[r] = target_of(t, r) == t->ignored ? 0 : (y[r] - norm[0]) - norm[1];
 }
 
-/* e^t - 1 for t <= 0, from (1 + s) 2^n: (2^n - 1) + s 2^n, where nothing cancels. At most 1.6 ulp off. */
-static inline vec v_expm1(vec t) {
+/* p = e^t and p - 1 for t <= 0, from (1 + s) 2^n: where (2^n - 1) + s 2^n does not cancel. At most 1.6 ulp off. Results that would
+ * be subnormal are the smallest that is not. */
+static inline void exp_and_expm1(vec t, T *p, T *less) {
     vec magic = v_exp_magic(v_set1(BOOST)), s, scale;
-    t = v_max(v_set1(-40), t); /* where it is -1 */
+    t = v_max(v_set1(FSM_DOUBLE ? -708 : -87), t);
     v_exp_parts(1, &t, &magic, &s, &scale);
-    return v_fma(scale, s, scale - v_set1(1));
+    v_store(p, v_fma(scale, s, scale));
+    v_store(less, v_fma(scale, s, scale - v_set1(1)));
 }
 
 static inline T number(const void *numbers, ptrdiff_t step, size_t row, T otherwise) {
     return numbers ? ((const T *)numbers)[(ptrdiff_t)row * step] : otherwise;
 }
 
-/* p at the target less 1 is e^log p - 1. */
 static void kernel_slopes(const struct fsm_targets *t, size_t rows, const void *norms, const void *log_probs,
                           void *slopes) {
     const T *logs = log_probs;
-    T *slope = slopes, less[W];
+    T *slope = slopes, p[W], less[W];
     for (size_t r = 0; r < rows; r++, slope += 2) {
-        if (r % W == 0) v_store(less, v_expm1(rows - r < W ? v_load_part(logs + r, rows - r, 0) : v_load(logs + r)));
+        if (r % W == 0) exp_and_expm1(rows - r < W ? v_load_part(logs + r, rows - r, 0) : v_load(logs + r), p, less);
         T divisor = number(t->temperature, t->temperature_step, r, 1);
         T by_loss = number(t->scale, t->scale_step, r, 1) / divisor;
         T by_lse = t->lse_scale == 0 ? 0 : (T)t->lse_scale * ((const T *)norms)[2 * r] / divisor;
         bool none = target_of(t, r) == t->ignored || (by_loss == 0 && by_lse == 0);
         slope[0] = none ? 0 : by_loss + by_lse;
-        slope[1] = none ? 0 : by_loss * less[r % W] + by_lse * (1 + less[r % W]);
+        slope[1] = none ? 0 : by_loss * less[r % W] + by_lse * p[r % W];
     }
 }
 

@@ -88,12 +88,12 @@ static size_t last_kept(const unsigned char *where, size_t begin, size_t end) {
     return end;
 }
 
-/* Whole groups at the front, so that sums are added up in the same order. A mean counts all elements, and a sink has its place
- * after them. */
+/* Whole groups at the front, so that sums are added up in the same order, and no long rows, which are cut into parts elsewhere. A
+ * mean counts all elements, and a sink has its place after them. */
 static struct cut cut_of(const struct job *j, size_t outer, size_t inner, size_t rows) {
     const fsm_modifiers *m = j->modifiers;
     size_t n = j->row.count;
-    if (!m->where || m->where_strides[1] != 1 || m->sink || n < WORTH || j->op == FSM_LOGMEANEXP)
+    if (!m->where || m->where_strides[1] != 1 || m->sink || n < WORTH || n > FSM_BLOCK || j->op == FSM_LOGMEANEXP)
         return (struct cut){0, n};
     struct cut c = {n, 0};
     for (size_t r = 0; r < rows; r++) {
@@ -151,9 +151,9 @@ static bool prepare_rows(const struct job *j, size_t outer, size_t inner, size_t
     return true;
 }
 
-static void run_plain(const struct job *rows_as_they_are, fsm_op op, const char *x, ptrdiff_t x_pitch, char *y,
+static void run_plain(const struct job *prepared, fsm_op op, const char *x, ptrdiff_t x_pitch, char *y,
                       ptrdiff_t y_pitch, size_t rows, const void *max, double *norms, char *beside) {
-    struct job plain = *rows_as_they_are;
+    struct job plain = *prepared;
     plain.op = op;
     if (!is_long(&plain)) {
         plain.kernels->rows(op, x, x_pitch, y, y_pitch, rows, plain.row.count, max, norms);

@@ -142,6 +142,9 @@ static fsm_status fill_empty_rows(const struct job *j) {
         for (size_t i = 0; i < j->inner.count; i++) {
             if (one) put_number(j, j->type, y_row(j, o, i), of_nothing(j->op));
             if (lse) put_number(j, computed(j->type), lse_of(j, o, i), of_nothing(FSM_LOGSUMEXP));
+            void *log_prob =
+                j->modifiers ? number_of(j, j->modifiers->log_prob, j->modifiers->log_prob_strides, o, i) : NULL;
+            if (log_prob) put_number(j, computed(j->type), log_prob, 0);
         }
     return FSM_OK;
 }
@@ -175,7 +178,7 @@ fsm_status fsm_run_modified(const fsm_isa *isa, fsm_op op, fsm_type type, const 
                             const fsm_modifiers *modifiers) {
     if ((unsigned)op >= FSM_OP_COUNT || (unsigned)type >= FSM_TYPE_COUNT) return FSM_INVALID;
     if (modifiers && !fsm_is_blockwise(op)) return FSM_INVALID;
-    if (fsm_has_target(op) && !(modifiers && modifiers->target)) return FSM_INVALID;
+    if (fsm_has_target(op) && (!modifiers || !modifiers->target || modifiers->empty)) return FSM_INVALID;
     struct job j; /* not initialized at once: clearing it takes a tenth of the time of a short row */
     j.kernels = fsm_kernels_of(isa, type);
     j.op = op;

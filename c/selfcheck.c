@@ -797,6 +797,7 @@ static bool check_calls(void) {
     good &= fsm_run_modified(NULL, FSM_LOG_PROB, FSM_F32, &x, &y, 1, 1, 1, NULL, 1, &outside) == FSM_OUT_OF_RANGE;
     good &= fsm_run_modified(NULL, FSM_LOSS_GRAD, FSM_F32, &x, &y, 1, 1, 1, NULL, 1, &nothing) == FSM_INVALID && y == x;
     good &= fsm_vjp(NULL, FSM_LOGSUMEXP, FSM_F32, &x, &x, &y, 1, 1, 1, NULL, 1) == FSM_INVALID;
+    good &= fsm_vjp(NULL, FSM_LOSS_GRAD, FSM_F32, &x, &x, &y, 1, 1, 1, NULL, 1) == FSM_INVALID;
     good &= fsm_vjp(NULL, FSM_SOFTMAX, FSM_TYPE_COUNT, &x, &x, &y, 1, 1, 1, NULL, 1) == FSM_INVALID;
     good &= fsm_vjp(NULL, FSM_SOFTMAX, FSM_F32, NULL, NULL, NULL, 1, 0, 1, NULL, 1) == FSM_OK && y == x;
     bool built = false;

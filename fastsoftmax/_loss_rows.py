@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from ._arrays import Array, as_array, as_index, convert, overlap, reduced_shapes, result_dtype, same_memory
 from ._backends import LOG_PROB, LOSS_GRAD, ROW_MAPS, Modifiers, work_dtype
 from ._backends._tilewise import tiles
-from ._calls import choose, execute
+from ._calls import choose, execute, load
 from ._config import resolve
 from ._modified import apart, output_for, real_numbers, temperature_of
 from ._sums import exact_sum, exact_sums
@@ -26,7 +26,10 @@ TILE = 1 << 16  # elements worked on at a time
 
 
 class Rows(NamedTuple):
-    """Logits along their axis of classes; `kept` is the shape of one number a row with that axis, `shape` without."""
+    """Logits, of the result's dtype, along their axis of classes.
+
+    `kept` is the shape of one number a row with that axis, `shape` without; `top` what was taken off big integers.
+    """
 
     x: Array
     axis: int
@@ -36,6 +39,7 @@ class Rows(NamedTuple):
     shape: tuple[int, ...]
     temperature: Array | None
     backend: str | None
+    top: Array | None = None
 
 
 class Goal(NamedTuple):
@@ -44,14 +48,17 @@ class Goal(NamedTuple):
     target: Array  # int64, the class of each row, of the shape `kept`, -1 if it is ignored; or probabilities of all
     ignored: Any  # bool, one a row
     weights: Array | None  # one a row: that of its class
-    total: float  # what a mean is divided by
+    total: Any  # what a mean is divided by
     rows: int  # how many are not ignored
 
 
 Losses = tuple[Array, Array | None]  # of the shape `kept`; and the gradient, of the shape of the rows
 
 
-def rows_of(logits: ArrayLike, name: str, axis: int, temperature: ArrayLike, backend: str | None) -> Rows:
+def rows_of(
+    logits: ArrayLike, name: str, axis: int, temperature: ArrayLike, backend: str | None, exact: bool = False
+) -> Rows:
+    """Logits checked. If exact, only differences count, and those of big integers are kept."""
     x = as_array(logits, name)
     result = result_dtype(x.dtype, None, name)
     index = as_index(axis, "axis: an integer")
@@ -61,20 +68,28 @@ def rows_of(logits: ArrayLike, name: str, axis: int, temperature: ArrayLike, bac
     kept, shape = reduced_shapes(x.shape, (index,), False)
     work = work_dtype(result)
     divided = temperature_of(temperature, work, kept, (index,))
-    return Rows(x, index, result, work, kept, shape, divided, backend if backend is None else resolve(backend))
+    top = None
+    if exact and divided is None and x.size:
+        x, top = load("log_softmax", x, result, result, (index,))
+    named = backend if backend is None else resolve(backend)
+    return Rows(convert(x, result), index, result, work, kept, shape, divided, named, top)
 
 
 def check_reduction(reduction: str, known: tuple[str, ...]) -> None:
-    if reduction not in known:
+    if not isinstance(reduction, str) or reduction not in known:
         raise ValueError(f"reduction: one of {', '.join(known)} expected, not {reduction!r}")
 
 
 def number_of(value: Any, name: str, expected: str, good: Callable[[float], bool]) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: {expected} expected, not {value!r}")
-    if not good(float(value)):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not good(number):
         raise ValueError(f"{name}: {expected} expected, not {value}")
-    return float(value)
+    return number
 
 
 def weights_of(weight: ArrayLike, rows: Rows) -> Array:
@@ -88,8 +103,8 @@ def weights_of(weight: ArrayLike, rows: Rows) -> Array:
 
 def goal_of(target: ArrayLike, rows: Rows, ignore_index: int, weights: Array | None) -> Goal:
     given = as_array(target, "target")
-    if given.dtype.kind not in "fV":
-        return index_goal(given, rows, ignore_index, weights)
+    if given.dtype.kind not in "fV" or _is_empty_list(target):
+        return index_goal(target, rows, ignore_index, weights)
     if as_index(ignore_index, "ignore_index: an integer") >= 0:
         raise ValueError(f"ignore_index: {ignore_index} given with probabilities, of which none can be ignored")
     if given.shape != rows.x.shape:
@@ -106,14 +121,18 @@ def index_goal(target: ArrayLike, rows: Rows, ignore_index: int, weights: Array 
     if weights is None:
         return Goal(index, ignored, None, count, count)
     weights = np.where(ignored, 0, weights[index] if weights.size else 0).astype(rows.work)
-    return Goal(index, ignored, weights, float(exact_sum(weights)), count)
+    return Goal(index, ignored, weights, exact_sum(weights), count)
+
+
+def _is_empty_list(target: ArrayLike) -> bool:
+    return isinstance(target, (list, tuple)) and np.size(target) == 0
 
 
 def index_of(target: ArrayLike, name: str, rows: Rows, ignore_index: int | None) -> Array:
     """The class of each row, of the shape `kept`; -1 where it is ignored."""
     given, n = as_array(target, name), rows.x.shape[rows.axis]
-    if given.size == 0 and given.dtype.kind == "f" and not isinstance(target, np.ndarray):
-        given = given.astype(np.int64)  # an empty list
+    if _is_empty_list(target):
+        given = given.astype(np.int64)
     if given.dtype.kind not in "iu":
         raise TypeError(f"{name}: integers expected, not {given.dtype}")
     if given.shape != rows.shape:
@@ -130,7 +149,7 @@ def index_of(target: ArrayLike, name: str, rows: Rows, ignore_index: int | None)
         ignored = given == ignore_index
         if ignored.any():
             given = np.where(ignored, -1, given.astype(np.int64, copy=False))
-    return given.astype(np.int64, copy=False).reshape(rows.kept)
+    return convert(given, np.dtype(np.int64)).reshape(rows.kept)
 
 
 # ---- what is computed ----
@@ -147,8 +166,8 @@ class Wanted(NamedTuple):
     lse: Array | None
     gradient: bool
     target: Array | None  # where it is put
-    share: float
-    lse_share: float
+    share: Any
+    lse_share: Any
 
 
 def by_index(rows: Rows, goal: Goal, wanted: Wanted) -> Losses:
@@ -157,10 +176,10 @@ def by_index(rows: Rows, goal: Goal, wanted: Wanted) -> Losses:
         empty = np.empty(rows.x.shape, rows.result) if wanted.gradient else None
         return weighted(log_probs_of(rows, goal.target, wanted.lse), goal), empty
     choice = choose(LOSS_GRAD, rows.x, rows.result, (rows.axis,), rows.backend)
-    given = convert(convert(rows.x, rows.result), choice.dtype)
+    given = convert(rows.x, choice.dtype)
     scale = np.full((1,) * rows.x.ndim, wanted.share, rows.work)
     if goal.weights is not None:
-        scale = np.where(goal.weights == 0, 0, goal.weights * np.float64(wanted.share)).astype(rows.work)
+        scale = np.where(goal.weights == 0, 0, goal.weights * wanted.share).astype(rows.work)
     logs = np.empty(rows.kept, rows.work)
     y = output_for(rows.x, given, wanted.target, rows.x.shape, False)
     if given is rows.x and _shifted(given, y):
@@ -184,7 +203,7 @@ def log_probs_of(rows: Rows, index: Array | None, lse: Array | None) -> Array:
             lse[...] = -np.inf
         return np.zeros(rows.kept, rows.work)
     choice = choose(LOG_PROB, rows.x, rows.result, (rows.axis,), rows.backend)
-    given = convert(convert(rows.x, rows.result), choice.dtype)
+    given = convert(rows.x, choice.dtype)
     y = np.empty(rows.kept, given.dtype)
     logs = y if y.dtype == rows.work else np.empty(rows.kept, rows.work)
     modifiers = Modifiers(temperature=rows.temperature, lse=lse, target=index, log_prob=None if logs is y else logs)
@@ -208,7 +227,10 @@ def by_class(rows: Rows, goal: Goal, smoothing: float, weights: Array | None, wa
     """
     n, wide = rows.x.shape[rows.axis], np.promote_types(rows.work, np.float64)
     losses, y = np.zeros(rows.kept, wide), wanted.target
-    if wanted.gradient and (y is None or not y.flags.c_contiguous or overlap(goal.target, y) or _shifted(rows.x, y)):
+    read = [a for a in (goal.target, weights, rows.temperature) if a is not None]
+    if wanted.gradient and (
+        y is None or not y.flags.c_contiguous or _shifted(rows.x, y) or any(overlap(a, y) for a in read)
+    ):
         y = np.empty(rows.x.shape, rows.result)
     if not rows.x.size:
         if wanted.lse is not None:
@@ -239,7 +261,8 @@ def by_class(rows: Rows, goal: Goal, smoothing: float, weights: Array | None, wa
             if to_y is not None:
                 sums = exact_sums(u)[..., np.newaxis] * wanted.share
                 g = (_run("softmax", z, rows.backend) * (sums + by_lse) - u * wanted.share) / temperature[tile]
-                to_y[tile] = np.where(ignored[tile], 0, g)
+                nothing = ignored[tile] | (~u.any(axis=2, keepdims=True) & (by_lse == 0))
+                to_y[tile] = np.where(nothing, 0, g)
     return losses, y
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -28,9 +29,10 @@ def exact_sum(x: Array) -> Any:
     with np.errstate(all="ignore"):
         pieces = (flat[i : i + TILE].astype(wide) for i in range(0, flat.size, TILE))
         parts = np.asarray([part for piece in pieces for part in _parts(piece)], wide)
-        if wide != np.float64 or not np.isfinite(parts).all():
-            return np.add.reduce(flat, dtype=wide)
-        return math.fsum(parts.tolist())
+        if wide == np.float64 and np.isfinite(parts).all():
+            with contextlib.suppress(OverflowError):
+                return math.fsum(parts.tolist())
+        return np.add.reduce(flat, dtype=wide)
 
 
 def _parts(x: Array) -> tuple[Any, Any]:

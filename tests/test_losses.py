@@ -1142,3 +1142,62 @@ print(json.dumps(found))
     for name, extra in json.loads(run_ok(code)).items():
         rows = 24 << 20 if name.endswith(" 32") else 0  # some numbers a row
         assert extra < (4 << 20 if backend.startswith("c-") else 24 << 20) + rows, f"{name}: {extra >> 20} MiB"
+
+
+# ---- what a review found ----
+
+
+def test_big_integers_keep_their_differences(backend):
+    x = np.array([[2**63 - 1, 2**63 - 2]])
+    want = fsm.log_softmax(x, backend=backend)[:, 0]
+    assert fsm.token_logprobs(x, [0], backend=backend) == want
+    loss, lse = fsm.cross_entropy(x, [0], reduction="none", return_lse=True, backend=backend)
+    assert loss == -want and lse == fsm.logsumexp(x, -1, backend=backend)
+
+
+def test_gradients_into_the_weights(backend):
+    x, y = np.random.default_rng(2).normal(size=(40_000, 5)), np.arange(40_000) % 5
+    out = np.zeros(x.shape)
+    out[0] = 1, 2, 3, 4, 5
+    options = {"label_smoothing": 0.1, "reduction": "sum", "backend": backend}
+    loss, gradient = fsm.cross_entropy(x, y, weight=out[0].copy(), return_grad=True, **options)
+    got, into = fsm.cross_entropy(x, y, weight=out[0], grad_out=out, **options)
+    assert got == loss and into is out
+    np.testing.assert_array_equal(out, gradient)
+
+
+def test_gradient_of_lse_alone_does_not_cancel(backend, dtype):
+    x = np.array([[0, -12, 0.5], [3, 1, -30]], dtype)
+    options = {"weight": [1, 0, 0], "z_loss": 0.1, "reduction": "sum", "return_grad": True, "backend": backend}
+    _, gradient = fsm.cross_entropy(x, [1, 2], **options)
+    p, lse = fsm.softmax(x.astype(float)), fsm.logsumexp(x.astype(float), -1, keepdims=True)
+    np.testing.assert_allclose(gradient, 0.2 * lse * p, rtol=4 * np.finfo(dtype).eps)
+
+
+def test_no_class_is_ignored_by_token_logprobs(backend):
+    for options in ({}, {"backend": backend}):
+        with pytest.raises(IndexError, match="ids"):
+            fsm.token_logprobs(np.zeros((4, 5)), np.array([-(2**63)] * 4), **options)
+
+
+def test_sums_beyond_the_largest_number():
+    logs, y = np.full((327_680, 1), -6e302), np.zeros(327_680, int)
+    assert fsm.nll_loss(logs, y, reduction="sum") == np.inf
+
+
+def test_gradient_argument_that_is_no_array():
+    for wrong in (True, False, [[0.0] * 3] * 2):
+        with pytest.raises(TypeError, match="grad_out"):
+            fsm.cross_entropy(np.zeros((2, 3)), [0, 1], grad_out=wrong)
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_direct_sums_of_half_types_are_rounded_as_others(half, bfloat16):
+    random, kind = np.random.default_rng(5), np.dtype(bfloat16 if half == "bfloat16" else half)
+    for _ in range(300):
+        size = 10.0 ** random.uniform(-4, 4 if half == "float16" else 20)
+        x = (random.normal(size=(random.integers(1, 6), 3)) * size).astype(kind)
+        y = random.integers(0, 3, len(x))
+        for reduction in ("none", "sum", "mean"):
+            got, want = (fsm.cross_entropy(x, y, reduction=reduction, backend=b) for b in (None, "numba"))
+            np.testing.assert_array_equal(np.asarray(got, float), np.asarray(want, float))

@@ -99,11 +99,22 @@ def softplus_of(x, _):
     return where(x, "<", 0.0, 0.0, x) + log_reduced(k, f, x.like(0.0))
 
 
+def parts_below_1(x):
+    """(s, scale) of e^x for x <= 0 as c/gradient.h has them, not subnormal."""
+    lowest = -708.0 if x.format.mantissa == 52 else -87.0
+    t = where(x, "<", lowest, lowest, x)
+    return exp_parts(t, t.like(t.format.magic + (t.format.bias - t.format.boost)))
+
+
+@staged(_first)
+def exp_of(x, _):
+    s, scale = parts_below_1(x)
+    return fma(scale, s, scale)
+
+
 @staged(_first)
 def expm1_of(x, _):
-    """e^x - 1 for x <= 0, as c/gradient.h has it."""
-    t = where(x, "<", -40.0, -40.0, x)
-    s, scale = exp_parts(t, t.like(t.format.magic + (t.format.bias - t.format.boost)))
+    s, scale = parts_below_1(x)
     return fma(scale, s, scale - 1.0)
 
 
@@ -123,6 +134,12 @@ def sigmoid_rows(x, x_pitch, y, y_pitch, rows, n, *_):
 def softplus_rows(x, x_pitch, y, y_pitch, rows, n, *_):
     for k in range(rows):
         map_lanes(softplus_of, advanced(x, k * x_pitch), advanced(y, k * y_pitch), 0, n, 0)
+
+
+@jit
+def exp_rows(x, x_pitch, y, y_pitch, rows, n, *_):
+    for k in range(rows):
+        map_lanes(exp_of, advanced(x, k * x_pitch), advanced(y, k * y_pitch), 0, n, 0)
 
 
 @jit

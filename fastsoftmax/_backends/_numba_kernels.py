@@ -15,7 +15,7 @@ from numba import njit, types
 
 from fastsoftmax._backends import coefficients
 from fastsoftmax._backends._numba_columns import log_softmax_strip, log_sum_exp_strip, softmax_strip
-from fastsoftmax._backends._numba_elements import expm1_rows, logcumsumexp_rows, sigmoid_rows, softplus_rows
+from fastsoftmax._backends._numba_elements import exp_rows, expm1_rows, logcumsumexp_rows, sigmoid_rows, softplus_rows
 from fastsoftmax._backends._numba_functions import log_of_count
 from fastsoftmax._backends._numba_lanes import (
     SQUARE,
@@ -53,7 +53,7 @@ from fastsoftmax._backends._numba_sums import (
     narrow_ledger,
     wide_ledger,
 )
-from fastsoftmax._backends._tilewise import EXPM1
+from fastsoftmax._backends._tilewise import EXP, EXPM1
 
 SHORT = (
     40  # rows up to this length are turned into columns: at 10 twice as fast, at 24 by a fifth, at 64 slower by that
@@ -236,6 +236,7 @@ BY_ROWS = {
     "logcumsumexp": logcumsumexp_rows,
     "sigmoid": sigmoid_rows,
     "softplus": softplus_rows,
+    EXP: exp_rows,
     EXPM1: expm1_rows,
 }
 BY_COLUMNS = {

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import LOG_PROB, LOSS_GRAD, ONE_A_ROW, ROW_MAPS, Array, Modifiers
 
-EXPM1 = "expm1"  # e^x - 1 for x <= 0: what run() does besides the ops of the backends
+EXP, EXPM1 = "exp", "expm1"  # e^x and e^x - 1 for x <= 0: what run() does besides the ops of the backends
 Tile = tuple[slice, slice]
 
 
@@ -59,34 +59,34 @@ def _put(results: Array | None, tile: Tile, values: Callable[[], Array]) -> None
 
 def _loss_tile(run: Callable[[str, Array], Array], op: str, rows: Array, modifiers: Modifiers, tile: Tile) -> Array:
     """Log-probabilities of the targets, or gradients: p less 1 at the target is expm1(log p), where nothing cancels."""
-    _put(modifiers.lse, tile, lambda: run("logsumexp", rows))
     assert modifiers.target is not None
     target = modifiers.target[tile].reshape(-1, 1)
     ignored = target == modifiers.ignored
     target = np.where(ignored, 0, target)
+    lse = np.zeros((len(rows), 1), rows.dtype)
+    if modifiers.lse is not None or modifiers.lse_scale:
+        lse = run("logsumexp", rows).reshape(-1, 1).astype(rows.dtype)
+    _put(modifiers.lse, tile, lambda: lse)
     logs = run("log_softmax", rows if op == LOG_PROB else rows.copy())
     log_prob = np.take_along_axis(logs, target, axis=1)
     log_prob[ignored] = 0
     _put(modifiers.log_prob, tile, lambda: log_prob)
     if op == LOG_PROB:
         return log_prob
-    one = rows.dtype.type(1)
-    temperature = one if modifiers.temperature is None else modifiers.temperature[tile].reshape(-1, 1)
-    by_loss = (one if modifiers.scale is None else modifiers.scale[tile].reshape(-1, 1)) / temperature
-    by_lse = rows.dtype.type(0)
+    one = np.ones((1, 1), rows.dtype)
+    scale, temperature = (
+        one if a is None else a[tile].reshape(-1, 1) for a in (modifiers.scale, modifiers.temperature)
+    )
+    by_loss, by_lse = scale / temperature, one * 0
     if modifiers.lse_scale:
-        by_lse = rows.dtype.type(modifiers.lse_scale) * _logsumexp(run, rows) / temperature
-    less = run(EXPM1, log_prob.astype(rows.dtype).T).T
+        by_lse = rows.dtype.type(modifiers.lse_scale) * lse / temperature
+    p, less = (run(op, log_prob.astype(rows.dtype).T).T for op in (EXP, EXPM1))
     gradients = run("softmax", rows)
     gradients *= by_loss + by_lse
-    np.put_along_axis(gradients, target, by_loss * less + by_lse * (one + less), axis=1)
+    np.put_along_axis(gradients, target, by_loss * less + by_lse * p, axis=1)
     nothing = ignored | ((by_loss == 0) & (by_lse == 0))
     gradients[nothing[:, 0]] = 0
     return gradients
-
-
-def _logsumexp(run: Callable[[str, Array], Array], rows: Array) -> Array:
-    return run("logsumexp", rows).astype(rows.dtype)
 
 
 def _rows_last(modifiers: Modifiers, shape: tuple[int, ...]) -> Modifiers:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ELEMENT_MAPS, Backend, Modifiers
-from ._tilewise import EXPM1, run_modified, tiles
+from ._tilewise import EXP, EXPM1, run_modified, tiles
 
 Array = NDArray[Any]
 
@@ -139,6 +139,7 @@ KERNELS: dict[str, Callable[[Array], Array]] = {
     "logmeanexp": logmeanexp,
     "sigmoid": sigmoid,
     "softplus": softplus,
+    EXP: np.exp,
     EXPM1: np.expm1,
 }
 

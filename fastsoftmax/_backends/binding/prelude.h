@@ -1,4 +1,5 @@
 #include "fastsoftmax.h"
+#include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -89,7 +90,7 @@ static PyObject *new_scalar(uintptr_t type) {
 
 enum { NATIVE = 0x1 | 0x100, WRITEABLE = 0x400 }; /* NPY_ARRAY_C_CONTIGUOUS | _ALIGNED: and see `dtypes` */
 
-/* Whether y is an array for the results: of that shape, and x itself or apart from it. */
+/* Whether y is an array for the results: of that shape, and x itself (unless the op reduces) or apart from it. */
 static bool fits(const struct direct *how, const struct array *x, const struct array *y, int ndim, int gone,
                  size_t x_bytes, size_t y_bytes) {
     if ((uintptr_t)Py_TYPE((PyObject *)y) != how->ndarray || y->dtype != x->dtype || y->ndim != ndim) return false;
@@ -272,7 +273,7 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
 /* ---- Losses ---- */
 
 enum { LOGITS, TARGET, AXIS, IGNORED, REDUCTION, GRADIENT, LOSS_ARGUMENTS };
-enum { LOG_PROBS, NONE, SUM, MEAN }; /* reductions, as c.py numbers them; the first is of token_logprobs */
+enum { LOG_PROBS, NONE, SUM, MEAN }; /* reductions, as _losses.py numbers them; the first is of token_logprobs */
 enum { FEW = 64 };                   /* rows whose losses need no memory */
 
 /* Whether target is an int64 for each row. */
@@ -285,12 +286,16 @@ static bool are_targets(const struct direct *how, PyObject *given, const struct 
     return true;
 }
 
-/* The sum of losses, which is 0 - the logarithms, as if computed exactly and rounded once (see _sums.py). */
+/* The i-th loss of logarithms in the computed type. */
+static double loss_at(const void *logs, fsm_type type, size_t i) {
+    return 0 - (type == FSM_F64 ? ((const double *)logs)[i] : (double)((const float *)logs)[i]);
+}
+
+/* The sum, as if computed exactly and rounded once (see _sums.py). */
 static double sum_of_losses(const void *logs, fsm_type type, size_t rows) {
     double hi = 0, lo = 0, plain = 0;
     for (size_t i = 0; i < rows; i++) {
-        double v = 0 - (type == FSM_F32 ? (double)((const float *)logs)[i] : ((const double *)logs)[i]);
-        double sum = hi + v, back = sum - hi;
+        double v = loss_at(logs, type, i), sum = hi + v, back = sum - hi;
         lo += (hi - (sum - back)) + (v - back);
         hi = sum;
         plain += v;
@@ -298,70 +303,117 @@ static double sum_of_losses(const void *logs, fsm_type type, size_t rows) {
     return plain - plain == 0 ? hi + lo : plain;
 }
 
-/* From logarithms to losses. */
-static void negate(void *logs, fsm_type type, size_t rows) {
-    for (size_t i = 0; i < rows; i++)
-        if (type == FSM_F32)
-            ((float *)logs)[i] = 0 - ((float *)logs)[i];
-        else if (type == FSM_F64)
-            ((double *)logs)[i] = 0 - ((double *)logs)[i];
-        else
-            ((uint16_t *)logs)[i] &= 0x7fff; /* of what is at most 0; NaN stays one */
+/* A number rounded to a half type: to nearest, ties to even. */
+static uint16_t to_half(double v, fsm_type type) {
+    if (v < 0) return 0x8000 | to_half(-v, type);
+    int digits = type == FSM_F16 ? 11 : 8, lowest = type == FSM_F16 ? -14 : -126, e;
+    uint16_t infinity = type == FSM_F16 ? 0x7c00 : 0x7f80;
+    if (!(v <= 1e39)) return infinity | (v != v);
+    (void)frexp(v, &e); /* v < 2^e */
+    e = v == 0 || e - 1 < lowest ? lowest : e - 1;
+    double units = nearbyint(ldexp(v, digits - 1 - e)); /* of the last place; those of the next power of two carry on */
+    double bits = units + ldexp(e - lowest, digits - 1);
+    return bits < infinity ? (uint16_t)bits : infinity;
+}
+
+static void put_loss(void *p, size_t i, fsm_type type, double value) {
+    if (type == FSM_F32)
+        ((float *)p)[i] = (float)value;
+    else if (type == FSM_F64)
+        ((double *)p)[i] = value;
+    else
+        ((uint16_t *)p)[i] = to_half(value, type);
+}
+
+/* What rows have in common, and what becomes of their logarithms: a result of one number, or of as many as rows. */
+struct loss {
+    fsm_modifiers m;
+    size_t rows, counted; /* those that are not ignored */
+    double share;         /* of each in the loss, and the same in float32 */
+    float share32;
+};
+
+/* False for what is not simple. */
+static bool take_targets(const struct direct *how, PyObject *const *args, const struct rows *r, bool mean,
+                         struct loss *l) {
+    int overflow = 0;
+    if (!are_targets(how, args[TARGET], r) || !PyLong_CheckExact(args[IGNORED])) return false;
+    memset(&l->m, 0, sizeof l->m);
+    l->m.target = (const int64_t *)(const void *)((struct array *)args[TARGET])->data;
+    l->m.ignored = PyLong_AsLongLongAndOverflow(args[IGNORED], &overflow);
+    l->m.target_strides[0] = l->m.log_prob_strides[0] = (ptrdiff_t)r->inner;
+    l->m.target_strides[1] = l->m.log_prob_strides[1] = 1;
+    l->rows = r->size / r->n, l->counted = 0;
+    for (size_t i = 0; i < l->rows; i++) l->counted += l->m.target[i] != l->m.ignored;
+    l->share = mean && l->counted ? 1 / (double)l->counted : 1;
+    l->share32 = (float)l->share;
+    l->m.scale = r->type == FSM_F64 ? (void *)&l->share : (void *)&l->share32;
+    return !overflow;
+}
+
+/* Whether the gradient can go to y: an array that fits, and lies apart from the targets. */
+static bool can_take_gradient(const struct direct *how, const struct rows *r, const struct array *y,
+                              const struct loss *l) {
+    size_t bytes = r->size * r->bytes;
+    const char *targets = (const char *)l->m.target;
+    return fits(how, r->x, y, r->x->ndim, r->x->ndim, bytes, bytes) &&
+           (y->data >= targets + l->rows * sizeof(int64_t) || targets >= y->data + bytes);
+}
+
+/* Logarithms to `logs`, of which there is room for doubles; gradients to g, if there is one. */
+static fsm_status find_logs(const struct direct *how, const struct rows *r, struct loss *l, PyObject *g, void *logs,
+                            long threads) {
+    void *beside = (float *)logs + l->rows; /* results of half types, that nobody asked for */
+    bool half = r->type != FSM_F32 && r->type != FSM_F64;
+    l->m.log_prob = g || half ? logs : NULL;
+    return run_rows(how, r, g ? FSM_LOSS_GRAD : FSM_LOG_PROB,
+                    g      ? data_of(g, false, r->type)
+                    : half ? beside
+                           : logs,
+                    threads, &l->m);
+}
+
+static void put_losses(const struct rows *r, const struct loss *l, const void *logs, long reduction, void *value) {
+    for (size_t i = 0; reduction == LOG_PROBS && i < l->rows; i++)
+        put_loss(value, i, r->type, 0 - loss_at(logs, r->type, i));
+    for (size_t i = 0; reduction == NONE && i < l->rows; i++) put_loss(value, i, r->type, loss_at(logs, r->type, i));
+    if (reduction == LOG_PROBS || reduction == NONE) return;
+    double sum = sum_of_losses(logs, r->type, l->rows);
+    put_loss(value, 0, r->type, reduction == SUM ? sum : l->counted ? sum / (double)l->counted : Py_NAN);
 }
 
 /* loss(logits, target, axis, ignored, reduction, gradient): the loss, with a gradient (True, or the array it is put in) a pair;
- * or None for what is not simple, such as sums and gradients of half types. */
+ * or None for what is not simple. */
 static PyObject *loss(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     const struct direct *how = PyLong_AsVoidPtr(self);
     struct rows r;
-    if (count != LOSS_ARGUMENTS || args[AXIS] == Py_None || !take_rows(how, args[LOGITS], args[AXIS], &r) ||
-        !are_targets(how, args[TARGET], &r) || !PyLong_CheckExact(args[IGNORED]))
+    struct loss l;
+    if (count != LOSS_ARGUMENTS || args[AXIS] == Py_None || !take_rows(how, args[LOGITS], args[AXIS], &r))
         Py_RETURN_NONE;
-    int overflow = 0;
     long reduction = PyLong_AsLong(args[REDUCTION]);
-    fsm_modifiers m = {.target = (const int64_t *)(const void *)((struct array *)args[TARGET])->data};
-    m.ignored = PyLong_AsLongLongAndOverflow(args[IGNORED], &overflow);
-    bool reduces = reduction == SUM || reduction == MEAN, half = r.type != FSM_F32 && r.type != FSM_F64;
-    if (overflow || (half && (reduces || args[GRADIENT] != Py_False))) Py_RETURN_NONE;
-    m.target_strides[0] = (ptrdiff_t)r.inner, m.target_strides[1] = 1;
-    size_t rows = r.size / r.n, counted = 0, bytes = r.size * r.bytes;
-    for (size_t i = 0; i < rows; i++) counted += m.target[i] != m.ignored;
-
-    /* Where the gradient goes, and its scale. */
     PyObject *gradient = args[GRADIENT] == Py_False ? NULL : args[GRADIENT];
-    const struct array *given = gradient && gradient != Py_True ? (struct array *)gradient : NULL;
-    if (given && !fits(how, r.x, given, r.x->ndim, r.x->ndim, bytes, bytes)) Py_RETURN_NONE;
-    if (given && given->data < (const char *)(m.target + rows) && (const char *)m.target < given->data + bytes)
-        Py_RETURN_NONE;
-    double share = reduction == MEAN && counted ? 1 / (double)counted : 1;
-    float share32 = (float)share;
-    m.scale = r.type == FSM_F32 ? (void *)&share32 : (void *)&share;
+    if (!take_targets(how, args, &r, reduction == MEAN, &l)) Py_RETURN_NONE;
+    if (reduction == LOG_PROBS && l.counted < l.rows) Py_RETURN_NONE; /* where none can be ignored */
+    if (gradient && gradient != Py_True && !can_take_gradient(how, &r, (struct array *)gradient, &l)) Py_RETURN_NONE;
     long threads = threads_of(how, &r);
     if (threads < 1) return NULL;
 
-    /* Where the logarithms go. */
-    bool scalar = reduces || r.x->ndim == 1;
-    double few[FEW];
-    void *many = reduces && rows > FEW ? PyMem_Malloc(rows * sizeof(double)) : NULL;
+    bool scalar = reduction == SUM || reduction == MEAN || r.x->ndim == 1;
+    double few[FEW], *logs = l.rows > FEW ? PyMem_Malloc(l.rows * sizeof *logs) : few;
     PyObject *y = scalar ? new_scalar(how->scalars[r.type]) : new_array(how, r.x, r.first);
-    PyObject *g = !gradient ? NULL : given ? Py_NewRef(gradient) : new_array(how, r.x, r.x->ndim);
+    PyObject *g = !gradient ? NULL : gradient == Py_True ? new_array(how, r.x, r.x->ndim) : Py_NewRef(gradient);
     PyObject *result = NULL;
-    if (!y || (gradient && !g) || (reduces && rows > FEW && !many)) {
-        if (!PyErr_Occurred()) PyErr_NoMemory();
-    } else {
-        void *value = data_of(y, scalar, r.type), *logs = !reduces ? value : many ? many : few;
-        m.log_prob = g ? logs : NULL;
-        m.log_prob_strides[0] = (ptrdiff_t)r.inner, m.log_prob_strides[1] = 1;
-        fsm_status status =
-            run_rows(how, &r, g ? FSM_LOSS_GRAD : FSM_LOG_PROB, g ? data_of(g, false, r.type) : logs, threads, &m);
-        double sum = reduces ? sum_of_losses(logs, r.type, rows) : 0;
-        if (reduction == MEAN) sum = counted ? sum / (double)counted : Py_NAN;
-        if (reduction == NONE) negate(logs, r.type, rows);
-        if (reduces && r.type == FSM_F32) *(float *)value = (float)sum;
-        if (reduces && r.type == FSM_F64) *(double *)value = sum;
-        result = status != FSM_OK ? Py_NewRef(Py_None) : g ? PyTuple_Pack(2, y, g) : Py_NewRef(y);
+    if (!logs) {
+        PyErr_NoMemory();
+    } else if (y && (g || !gradient)) {
+        if (find_logs(how, &r, &l, g, logs, threads) != FSM_OK) {
+            result = Py_NewRef(Py_None); /* the caller finds out why, and says so */
+        } else {
+            put_losses(&r, &l, logs, reduction, data_of(y, scalar, r.type));
+            result = g ? PyTuple_Pack(2, y, g) : Py_NewRef(y);
+        }
     }
-    PyMem_Free(many);
+    if (logs != few) PyMem_Free(logs);
     Py_XDECREF(y);
     Py_XDECREF(g);
     return result;
