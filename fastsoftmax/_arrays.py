@@ -55,7 +55,20 @@ def convert(x: Array, dtype: np.dtype[Any]) -> Array:
     if x.dtype == dtype and x.flags.aligned:
         return x
     with np.errstate(all="ignore"):
+        if dtype.kind == "V" and x.dtype.itemsize > 4:  # bfloat16, which would be rounded to float32 first
+            return _rounded_to_odd(x).astype(dtype)
         return x.astype(dtype)
+
+
+def _rounded_to_odd(x: Array) -> Array:
+    """x in float32, cut off, its last bit set if anything was: what is rounded from there on is rounded once.
+
+    (S. Boldo, G. Melquiond, "Emulation of FMA and correctly rounded sums", IEEE Trans. Comput. 57(4), 2008.)
+    """
+    y = np.array(x, np.float32, ndmin=1)
+    y = np.where(np.abs(y) > np.abs(x), np.nextafter(y, np.float32(0)), y)
+    y.view(np.uint32)[...] |= (y != x) & (x == x)
+    return y.reshape(x.shape)
 
 
 def normalize_axes(axis: object, ndim: int) -> tuple[int, ...]:

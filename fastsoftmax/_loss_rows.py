@@ -262,7 +262,7 @@ def by_class(rows: Rows, goal: Goal, smoothing: float, weights: Array | None, wa
                 sums = exact_sums(u)[..., np.newaxis] * wanted.share
                 g = (_run("softmax", z, rows.backend) * (sums + by_lse) - u * wanted.share) / temperature[tile]
                 nothing = ignored[tile] | (~u.any(axis=2, keepdims=True) & (by_lse == 0))
-                to_y[tile] = np.where(nothing, 0, g)
+                to_y[tile] = convert(np.where(nothing, 0, g), rows.result)
     return losses, y
 
 
@@ -291,7 +291,7 @@ def reduced(parts: list[tuple[Array, float]], reduction: str, rows: Rows) -> Any
     with np.errstate(all="ignore"):
         if reduction == "none":
             losses = parts[0][0] if len(parts) == 1 else parts[0][0] + parts[1][0]
-            return losses.reshape(rows.shape).astype(rows.result)[()]
+            return convert(losses.reshape(rows.shape), rows.result)[()]
         sums = [(exact_sum(losses), divisor) for losses, divisor in parts]
         total = sum(value if reduction == "sum" else np.divide(value, divisor) for value, divisor in sums)
-        return np.asarray(total).astype(rows.result)[()]
+        return convert(np.asarray(total), rows.result)[()]

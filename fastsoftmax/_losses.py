@@ -310,7 +310,7 @@ def kl_div(log_probs: ArrayLike, target: ArrayLike, /, *, reduction: str = "mean
     with np.errstate(all="ignore"):
         if reduction == "none":
             values = _divergence(x.astype(wide), q.astype(wide), log_target)
-            return np.broadcast_to(values, shape).astype(result)[()]
+            return convert(np.broadcast_to(values, shape), result)[()]
         if x.dtype.kind == "V" or q.dtype.kind == "V":  # bfloat16, which nditer does not know
             x, q = x.astype(wide), q.astype(wide)
         sums = [0.0]
@@ -319,7 +319,7 @@ def kl_div(log_probs: ArrayLike, target: ArrayLike, /, *, reduction: str = "mean
             pieces = np.nditer([x, q], ["external_loop", "buffered"], **how)
             sums = [exact_sum(_divergence(a, b, log_target)) for a, b in pieces]
         divisor = {"sum": 1, "mean": math.prod(shape), "batchmean": shape[0] if shape else 1}[reduction]
-        return np.divide(exact_sum(np.asarray(sums, wide)), divisor).astype(result)[()]
+        return convert(np.divide(exact_sum(np.asarray(sums, wide)), divisor), result)[()]
 
 
 def _divergence(log_probs: Array, target: Array, log_target: bool) -> Array:

@@ -1171,7 +1171,7 @@ def test_gradient_of_lse_alone_does_not_cancel(backend, dtype):
     options = {"weight": [1, 0, 0], "z_loss": 0.1, "reduction": "sum", "return_grad": True, "backend": backend}
     _, gradient = fsm.cross_entropy(x, [1, 2], **options)
     p, lse = fsm.softmax(x.astype(float)), fsm.logsumexp(x.astype(float), -1, keepdims=True)
-    np.testing.assert_allclose(gradient, 0.2 * lse * p, rtol=4 * np.finfo(dtype).eps)
+    assert_allclose(gradient, 0.2 * lse * p, rtol=40 * np.finfo(dtype).eps)  # e^log p: off by |log p| ulp
 
 
 def test_no_class_is_ignored_by_token_logprobs(backend):
