@@ -238,15 +238,15 @@ def by_class(rows: Rows, goal: Goal, smoothing: float, weights: Array | None, wa
         return losses, y
     outer, inner = math.prod(rows.kept[: rows.axis]), math.prod(rows.kept[rows.axis :])
 
-    def cut(a: Any) -> Array:
+    def as_rows(a: Any) -> Array:
         return np.reshape(a, (outer, -1, inner)).swapaxes(1, 2)
 
-    def cut_numbers(a: Any) -> Array:
-        return cut(np.broadcast_to(a, rows.kept))
+    def numbers_as_rows(a: Any) -> Array:
+        return as_rows(np.broadcast_to(a, rows.kept))
 
-    x, target, ignored = cut(rows.x), cut(goal.target), cut_numbers(goal.ignored)
-    temperature = cut_numbers(rows.work.type(1) if rows.temperature is None else rows.temperature)
-    to_loss, to_lse, to_y = cut(losses), *(None if a is None else cut(a) for a in (wanted.lse, y))
+    x, target, ignored = as_rows(rows.x), as_rows(goal.target), numbers_as_rows(goal.ignored)
+    temperature = numbers_as_rows(rows.work.type(1) if rows.temperature is None else rows.temperature)
+    to_loss, to_lse, to_y = as_rows(losses), *(None if a is None else as_rows(a) for a in (wanted.lse, y))
     for tile in tiles(outer, n, inner, TILE):
         with np.errstate(all="ignore"):
             z = np.ascontiguousarray(x[tile].astype(rows.work) / temperature[tile])

@@ -48,7 +48,7 @@ class Guarded:
         _protect(self.start, self.size, READ | WRITE)
 
 
-BYTES, BIAS, GRADIENT = Guarded(2**17), Guarded(2**19), Guarded(2**19)
+BYTES, BIAS, GRADIENT, TARGETS = Guarded(2**17), Guarded(2**19), Guarded(2**19), Guarded(2**12)
 
 
 def strided_view(raw, shape, strides, dtype, reverse=False):
@@ -98,6 +98,12 @@ def calls(fsm, x, axis, out, backend, reductions):
     yield "log_softmax_vjp", lambda: fsm.log_softmax_vjp(g, x, axis=axis, out=out, backend=backend)
     if reductions is not None:
         yield "logsumexp_vjp", lambda: fsm.logsumexp_vjp(reductions, x, axis=axis, out=out, backend=backend)
+    target = TARGETS.at_end(8 * (x.size // x.shape[axis])).view(np.int64)
+    target = target.reshape([n for i, n in enumerate(x.shape) if i != axis % x.ndim])
+    target[...] = x.shape[axis] - 1
+    for name, given in (("classes", target), ("probabilities", g)):
+        yield f"loss of {name}", lambda given=given: fsm.cross_entropy(x, given, axis, grad_out=out, backend=backend)
+    yield "token_logprobs", lambda: fsm.token_logprobs(x, target, axis, backend=backend)
     yield "logsumexp b", lambda: fsm.logsumexp(x, axis=axis, b=x, backend=backend)
 
 

@@ -12,6 +12,7 @@ import fastsoftmax as fsm
 PACKAGE = Path(fsm.__file__).parent
 FUNCTIONS = ["softmax", "log_softmax", "softmin", "hardmax", "logcumsumexp", "logsumexp", "logmeanexp"]
 FUNCTIONS += ["sigmoid", "softplus", "softmax_vjp", "log_softmax_vjp", "logsumexp_vjp"]
+FUNCTIONS += ["cross_entropy", "nll_loss", "kl_div", "token_logprobs"]
 NAMES = [*FUNCTIONS, "explain", "backends", "get_num_threads", "set_num_threads", "threads", "show_config"]
 NAMES += ["register_with_threadpoolctl"]
 
