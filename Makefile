@@ -8,8 +8,8 @@ SOURCES := pyproject.toml $(wildcard c/*.[ch] c/simd/*.h c/CMakeLists.txt fastso
 run: .venv/run ## the main job: every backend on real logits, cross-checked and timed
 	$(BIN)/python bench/run.py
 
-test: .venv/test ## the whole suite; PYTEST_ARGS are passed on
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: .venv/test ## the whole suite, on two processes; PYTEST_ARGS are passed on
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 bench: .venv/bench ## every cell against the peers, under ten minutes; BENCH_ARGS=--full for all cells, FASTSOFTMAX_ISA to force one
 	$(BIN)/python -m pytest bench --quiet --benchmark-json=bench.json $(BENCH_ARGS)
