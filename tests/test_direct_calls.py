@@ -317,14 +317,15 @@ from fastsoftmax import _dispatch
 from fastsoftmax._backends import c
 {patch}
 x = np.random.default_rng(0).normal(size=(3, 7)).astype("f4")
-for op in _dispatch.direct:
+for op in set(_dispatch.direct) & set(f.__all__):
     print(op, getattr(f, op)(x).tobytes().hex(), getattr(f, op)(x[0], out=None).tobytes().hex())
+print(f.cross_entropy(x, np.array([6, 0, 3])).tobytes().hex(), "log_prob" in _dispatch.direct)
 print(_dispatch.direct["softmax"](x, -1, None) is None)
 """
     with_them, without = (
         run_ok(code.format(patch=patch)).splitlines() for patch in ("", "c.layout_as_expected = lambda: False")
     )
-    assert with_them[:-1] == without[:-1]
+    assert sorted(with_them[:-1]) == sorted(without[:-1])
     assert (with_them[-1], without[-1]) == ("False", "True")
 
 
