@@ -9,7 +9,7 @@ run: .venv/run ## the main job: every backend on real logits, cross-checked and 
 	$(BIN)/python bench/run.py
 
 test: .venv/test ## the whole suite, on two processes; PYTEST_ARGS are passed on
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: .venv/bench ## every cell against the peers, under ten minutes; BENCH_ARGS=--full for all cells, FASTSOFTMAX_ISA to force one
 	$(BIN)/python -m pytest bench --quiet --benchmark-json=bench.json $(BENCH_ARGS)

@@ -34,10 +34,10 @@ static void run_half_rows(const struct job *j, struct lines l, size_t rows, size
     const ptrdiff_t pitch = (ptrdiff_t)n;
     for (size_t some = FSM_BLOCK / n; rows; rows -= some) {
         if (some > rows) some = rows;
-        widen_rows(j, l.g, l.g_pitch, g, pitch, some, n);
-        widen_rows(j, l.y, l.y_pitch, y, pitch, some, n);
+        j->kernels->widen(j->type, l.g, l.g_pitch, g, pitch, some, n);
+        j->kernels->widen(j->type, l.y, l.y_pitch, y, pitch, some, n);
         j->kernels->vjp(j->op, g, pitch, y, pitch, y, pitch, some, n, false);
-        narrow_rows(j, y, pitch, l.dx, l.dx_pitch, some, n);
+        j->kernels->narrow(j->type, y, pitch, l.dx, l.dx_pitch, some, n);
         l.g = at(l.g, (ptrdiff_t)some * l.g_pitch, j->type);
         l.y = at(l.y, (ptrdiff_t)some * l.y_pitch, j->type);
         l.dx = (char *)at(l.dx, (ptrdiff_t)some * l.dx_pitch, j->type);
@@ -77,8 +77,8 @@ static struct part part_of(const struct long_row *r, size_t i, float *g, float *
     const size_t first = i * FSM_BLOCK, left = j->row.count - first, n = left < FSM_BLOCK ? left : FSM_BLOCK;
     const char *from_g = at(r->g, (ptrdiff_t)first, j->type), *from_y = at(r->y, (ptrdiff_t)first, j->type);
     if (!is_half(j->type)) return (struct part){from_g, from_y, (char *)at(r->dx, (ptrdiff_t)first, j->type), first, n};
-    widen_rows(j, from_g, 0, g, 0, 1, n);
-    widen_rows(j, from_y, 0, y, 0, 1, n);
+    j->kernels->widen(j->type, from_g, 0, g, 0, 1, n);
+    j->kernels->widen(j->type, from_y, 0, y, 0, 1, n);
     return (struct part){g, y, y, first, n};
 }
 
@@ -95,7 +95,7 @@ static void run_pull(void *row, size_t i) {
     float g[FSM_BLOCK], y[FSM_BLOCK];
     struct part p = part_of(r, i, g, y);
     j->kernels->pull(j->op, &r->dots[i], p.g, p.y, p.dx, p.n, j->past);
-    if (is_half(j->type)) narrow_rows(j, y, 0, (char *)at(r->dx, (ptrdiff_t)p.first, j->type), 0, 1, p.n);
+    if (is_half(j->type)) j->kernels->narrow(j->type, y, 0, (char *)at(r->dx, (ptrdiff_t)p.first, j->type), 0, 1, p.n);
 }
 
 /* `beside` is memory, bytes_of_dots of it. */

@@ -1,45 +1,70 @@
-/* float16 (IEEE binary16) and bfloat16 as float32 and back. Included by kernels.c alone, for float32. */
+/* Rows of float16 (IEEE binary16) and bfloat16, worked on as float32. Included by kernels.c alone, for float32. */
 #ifndef FSM_HALF_H
 #define FSM_HALF_H
 
-static inline vec v_from_bf16(half_vec h) { return (vec)(__builtin_convertvector(h, ivec) << 16); }
+/* A NaN as to_half wants it. */
+TEMPLATE vec nan_for(fsm_type to, vec a) { return to == FSM_BF16 ? v_select(v_equal(a, a), a, v_set1((T)NAN)) : a; }
 
-/* To nearest, ties to even. */
-static inline half_vec v_to_bf16(vec a) {
-    ivec bits = (ivec)v_select(v_equal(a, a), a, v_set1((T)NAN)); /* others could be rounded to no NaN */
-    return __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, half_vec);
+TEMPLATE void convert(fsm_type from, fsm_type to, const void *x, void *y, size_t n) {
+    ptrdiff_t i = 0, end = (ptrdiff_t)n;
+    for (; i + W <= end; i += W) store_as(to, y_at(to, y, i), nan_for(to, load_as(from, x_at(from, x, i))));
+    size_t k = (size_t)(end - i);
+    if (k) store_part_as(to, y_at(to, y, i), k, nan_for(to, load_part_as(from, x_at(from, x, i), k, 0)));
 }
 
-TEMPLATE void widen_with(vec (*from)(half_vec), const uint16_t *x, T *to, size_t n) {
-    half_vec h = {0};
-    size_t i = 0;
-    for (; i + W <= n; i += W) {
-        memcpy(&h, x + i, sizeof h);
-        v_store(to + i, from(h));
+/* Without gaps on both sides rows are one: a call for each of 10 elements takes twice as long. */
+TEMPLATE void convert_rows(fsm_type from, fsm_type to, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch,
+                           size_t rows, size_t n) {
+    if (x_pitch == (ptrdiff_t)n && y_pitch == x_pitch) n *= rows, rows = 1;
+    for (size_t i = 0; i < rows; i++)
+        convert(from, to, x_at(from, x, (ptrdiff_t)i * x_pitch), y_at(to, y, (ptrdiff_t)i * y_pitch), n);
+}
+
+static void kernel_widen(fsm_type type, const void *x, ptrdiff_t x_pitch, float *to, ptrdiff_t to_pitch, size_t rows,
+                         size_t n) {
+    if (type == FSM_F16)
+        convert_rows(FSM_F16, FSM_F32, x, x_pitch, to, to_pitch, rows, n);
+    else
+        convert_rows(FSM_BF16, FSM_F32, x, x_pitch, to, to_pitch, rows, n);
+}
+
+static void kernel_narrow(fsm_type type, const float *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch, size_t rows,
+                          size_t n) {
+    if (type == FSM_F16)
+        convert_rows(FSM_F32, FSM_F16, x, x_pitch, y, y_pitch, rows, n);
+    else
+        convert_rows(FSM_F32, FSM_BF16, x, x_pitch, y, y_pitch, rows, n);
+}
+
+enum { MANY = 256 }; /* short rows converted at once, at most */
+
+/* Whether elements are converted as they are read and written, not before and after. */
+static bool is_direct(fsm_op op, size_t n) { return fsm_is_blockwise(op) && n > side_by_side(op); }
+
+/* Some rows of n <= FSM_BLOCK elements: their terms and numbers are kept here; what has no terms, or lies side by side, is converted
+ * first. */
+static void some_half_rows(fsm_op op, fsm_type type, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch,
+                           size_t rows, size_t n, double log_n) {
+    T tile[FSM_BLOCK], numbers[MANY];
+    bool one = fsm_is_reduction(op);
+    ptrdiff_t pitch = (ptrdiff_t)n;
+    if (is_direct(op, n)) {
+        rowwise(op, type, x, x_pitch, tile, pitch, one ? numbers : y, one ? 1 : y_pitch, rows, n, log_n, NULL, NULL);
+    } else {
+        kernel_widen(type, x, x_pitch, tile, pitch, rows, n);
+        own_rows(op, tile, pitch, one ? numbers : tile, one ? 1 : pitch, rows, n, NULL, NULL);
+        if (!one) kernel_narrow(type, tile, pitch, y, y_pitch, rows, n);
     }
-    if (i == n) return;
-    memcpy(&h, x + i, (n - i) * sizeof *x);
-    v_store_part(to + i, n - i, from(h));
+    if (one) kernel_narrow(type, numbers, 1, y, y_pitch, rows, 1);
 }
 
-TEMPLATE void narrow_with(half_vec (*to)(vec), const T *x, uint16_t *y, size_t n) {
-    half_vec h;
-    size_t i = 0;
-    for (; i + W <= n; i += W) {
-        h = to(v_load(x + i));
-        memcpy(y + i, &h, sizeof h);
-    }
-    if (i == n) return;
-    h = to(v_load_part(x + i, n - i, 0));
-    memcpy(y + i, &h, (n - i) * sizeof *y);
-}
-
-static void kernel_widen(fsm_type type, const void *x, float *to, size_t n) {
-    type == FSM_F16 ? widen_with(v_from_f16, x, to, n) : widen_with(v_from_bf16, x, to, n);
-}
-
-static void kernel_narrow(fsm_type type, const float *x, void *y, size_t n) {
-    type == FSM_F16 ? narrow_with(v_to_f16, x, y, n) : narrow_with(v_to_bf16, x, y, n);
+static void half_rows(fsm_op op, fsm_type type, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch,
+                      size_t rows, size_t n) {
+    double log_n = op == FSM_LOGMEANEXP ? log_of_count(n) : 0;
+    size_t k = is_direct(op, n) ? rows_at_once(n) : FSM_BLOCK / n < MANY ? FSM_BLOCK / n : MANY;
+    for (size_t i = 0; i < rows; i += k)
+        some_half_rows(op, type, x_at(type, x, (ptrdiff_t)i * x_pitch), x_pitch, y_at(type, y, (ptrdiff_t)i * y_pitch),
+                       y_pitch, rows - i < k ? rows - i : k, n, log_n);
 }
 
 #endif

@@ -7,6 +7,7 @@ enum {
     SQUARE = 16,     /* rows of a tile, and elements of them copied at once: sixteen float32 are a cache line */
     PAD = 16,        /* elements between the rows of a tile, so that they do not all fall on one set of the cache */
     LINE = 64,       /* bytes */
+    NUMBERS = 256,   /* rows that are worked on together, at most, where something is kept of each */
 
     /* Bytes of results that do not stay in the cache, and are better written past it. */
     PAST_CACHE = 16 << 20,
@@ -105,25 +106,6 @@ static void copy(fsm_type type, const void *from, ptrdiff_t from_row, ptrdiff_t 
 static size_t square_of(size_t row_bytes) {
     size_t widest = ((size_t)64 << 20) / row_bytes;
     return widest < 1 ? 1 : widest < SQUARE ? widest : SQUARE;
-}
-
-/* ---- Rows of a half type to tiles of float32, and back ---- */
-
-enum { NUMBERS = 256 }; /* rows of a tile, at most */
-
-/* Rows without gaps on both sides are one: a call for each of 10 elements takes twice as long. */
-static void widen_rows(const struct job *j, const char *x, ptrdiff_t pitch, float *tile, ptrdiff_t tile_pitch,
-                       size_t rows, size_t n) {
-    if (pitch == (ptrdiff_t)n && tile_pitch == pitch) n *= rows, rows = 1;
-    for (size_t i = 0; i < rows; i++)
-        j->kernels->widen(j->type, at(x, (ptrdiff_t)i * pitch, j->type), tile + (ptrdiff_t)i * tile_pitch, n);
-}
-
-static void narrow_rows(const struct job *j, const float *tile, ptrdiff_t tile_pitch, char *y, ptrdiff_t pitch,
-                        size_t rows, size_t n) {
-    if (pitch == (ptrdiff_t)n && tile_pitch == pitch) n *= rows, rows = 1;
-    for (size_t i = 0; i < rows; i++)
-        j->kernels->narrow(j->type, tile + (ptrdiff_t)i * tile_pitch, (char *)at(y, (ptrdiff_t)i * pitch, j->type), n);
 }
 
 /* ---- Scratch memory: a piece a thread ---- */

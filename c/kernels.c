@@ -16,6 +16,7 @@
 #define TABLE(isa, type) PASTE(fsm_kernels, isa, type)
 
 #include "terms.h"
+#include "format.h"
 #include "closing.h"
 #include "rowwise.h"
 #include "tile.h"
@@ -25,35 +26,33 @@
 #include "modify.h"
 #include "gradient.h"
 #include "backward.h"
-#if !FSM_DOUBLE
-#include "half.h"
-#endif
 
 /* Rows up to this long are worked on side by side, longer ones one vector after the other: there are results to transpose
  * back for some ops. */
 enum { SHORT_MAPS = 24, SHORT_REDUCTIONS = 48 };
+static size_t side_by_side(fsm_op op) { return fsm_is_map(op) ? SHORT_MAPS : SHORT_REDUCTIONS; }
+
+/* Longer ones are worked on pass by pass, so many that they stay in the first level of the cache. */
+static size_t rows_at_once(size_t n) { return n < 4096 / BATCH ? BATCH : n < 4096 ? 4096 / n : 1; }
 
 static void all_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n,
                      const T *max, T *norms) {
     T tile[(SHORT_REDUCTIONS + W) * BATCH];
-    size_t side_by_side = fsm_is_map(op) ? SHORT_MAPS : SHORT_REDUCTIONS;
     double log_n = op == FSM_LOGMEANEXP ? log_of_count(n) : 0;
-    size_t batch = n < 4096 / BATCH ? BATCH : n < 4096 ? 4096 / n : 1;
+    size_t batch = rows_at_once(n);
     for (; rows; rows -= batch, x += (ptrdiff_t)batch * x_pitch, y += (ptrdiff_t)batch * y_pitch) {
         batch = rows < batch ? rows : batch;
-        if (n <= side_by_side && batch > 4)
+        if (n <= side_by_side(op) && batch > 4)
             tilewise(op, x, (struct layout){x_pitch, 1}, y, (struct layout){y_pitch, 1}, batch, n, log_n, tile, norms);
         else
-            rowwise(op, x, x_pitch, y, y_pitch, batch, n, log_n, max, norms);
+            rowwise(op, OWN_TYPE, x, x_pitch, y, y_pitch, y, y_pitch, batch, n, log_n, max, norms);
         if (max) max += batch;
         if (norms) norms += 2 * batch;
     }
 }
 
-static void kernel_rows(fsm_op op, const void *vx, ptrdiff_t x_pitch, void *vy, ptrdiff_t y_pitch, size_t rows,
-                        size_t n, const void *max, void *norms) {
-    const T *x = vx;
-    T *y = vy;
+static void own_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n,
+                     const T *max, T *norms) {
     if (fsm_is_blockwise(op)) {
         all_rows(op, x, x_pitch, y, y_pitch, rows, n, max, norms);
         return;
@@ -65,6 +64,20 @@ static void kernel_rows(fsm_op op, const void *vx, ptrdiff_t x_pitch, void *vy, 
             map_elements(sigmoid, x, y, n);
         else
             map_elements(softplus, x, y, n);
+}
+
+#if FSM_DOUBLE
+#define half_rows(...) (void)0 /* no row of float64 is of a half type */
+#else
+#include "half.h"
+#endif
+
+static void kernel_rows(fsm_op op, fsm_type type, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch,
+                        size_t rows, size_t n, const void *max, void *norms) {
+    if (type == OWN_TYPE)
+        own_rows(op, x, x_pitch, y, y_pitch, rows, n, max, norms);
+    else
+        half_rows(op, type, x, x_pitch, y, y_pitch, rows, n);
 }
 
 /* As many rows side by side as leave their tiles in a quarter of a megabyte of cache. */

@@ -72,12 +72,13 @@ struct fsm_dot {
 };
 
 struct fsm_kernels {
-    /* Whole rows of at most FSM_BLOCK elements; logcumsumexp and element by element: of any length. A row's elements are
-     * next to each other, rows are a pitch apart (in elements). max: the rows' maxima, NaN dropped, if they are known, or NULL.
-     * norms: NULL, or for softmax, log_softmax and logsumexp where also (for logsumexp instead of y) the norms of rows go, two
+    /* Whole rows of at most FSM_BLOCK elements; logcumsumexp and element by element: of any length, unless they are of a half
+     * type. `type` is that of x and y: the table's own, or in that of float32 a half type, without max and norms. A row's
+     * elements are next to each other, rows are a pitch apart (in elements). max: the rows' maxima, NaN dropped, if they are
+     * known, or NULL. norms: NULL, or for softmax, log_softmax and logsumexp where also (for logsumexp instead of y) the norms of rows go, two
      * numbers each: logsumexp as log_softmax takes it off, in two parts; or NaN and logsumexp, where there is no log_softmax. */
-    void (*rows)(fsm_op op, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch, size_t rows, size_t n,
-                 const void *max, void *norms);
+    void (*rows)(fsm_op op, fsm_type type, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch, size_t rows,
+                 size_t n, const void *max, void *norms);
 
     /* Whole rows of at most FSM_BLOCK elements for softmax, log_softmax, logsumexp and logmeanexp, at any distances: from
      * one row to the next, and from one element to the next. tile is scratch, FSM_TILE(n) elements. */
@@ -85,16 +86,20 @@ struct fsm_kernels {
                   size_t rows, size_t n, void *tile);
 
     /* One row of any length for these, in parts of FSM_BLOCK elements: part for each, in any order; join, which for one
-     * number a row writes it to y; finish for each. Without y, part stores no terms, and finish is asked to compute them
-     * again. It can write past the cache, for rows that would not stay there; part can read x once instead of twice, which
-     * pays for them. A norm is found if both know that it is wanted. */
-    void (*part)(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n, bool once, const void *max,
-                 bool norm);
+     * number a row writes it to y; finish for each. part stores the terms of a softmax, of the table's own type, in terms
+     * (which can be y, if that is of it), and finish takes them from there; or both are given NULL, and finish computes them
+     * again. finish can write past the cache, for rows that would not stay there; part can read x once instead of twice, which
+     * pays for them. A norm is found if part and join know that it is wanted, for a softmax not of a half type. */
+    void (*part)(fsm_op op, fsm_type type, struct fsm_part *part, const void *x, void *terms, size_t n, bool once,
+                 const void *max, bool norm);
     void (*join)(fsm_op op, struct fsm_part *parts, size_t count, size_t n, void *y, void *norm);
-    void (*finish)(fsm_op op, const struct fsm_part *part, const void *x, void *y, size_t n, bool again, bool past);
-    /* float32 only: n elements of a half type as float32, and rounded to nearest (to even) back. */
-    void (*widen)(fsm_type type, const void *x, float *to, size_t n);
-    void (*narrow)(fsm_type type, const float *x, void *y, size_t n);
+    void (*finish)(fsm_op op, fsm_type type, const struct fsm_part *part, const void *x, const void *terms, void *y,
+                   size_t n, bool past);
+
+    /* float32 only: rows of a half type as float32, and rounded to nearest (to even) back. */
+    void (*widen)(fsm_type type, const void *x, ptrdiff_t x_pitch, float *to, ptrdiff_t to_pitch, size_t rows,
+                  size_t n);
+    void (*narrow)(fsm_type type, const float *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch, size_t rows, size_t n);
     /* n elements on their way to the others, see fsm_modifiers; z may be x. Whether any is not -inf; max becomes the largest, if
      * that is larger, NaN dropped. */
     bool (*modify)(const struct fsm_modify *how, const void *x, void *z, size_t n, void *max);

@@ -7,14 +7,11 @@ struct long_row {
     struct source source;
     char *y;
     struct fsm_part *parts;
-    char *terms;        /* of a row that is prepared: where its terms are kept; NULL: they are computed twice */
+    char *terms;        /* where they are kept, or a row that is prepared; NULL: they are computed twice */
     atomic_bool some;   /* whether any element is not -inf */
     const void *factor; /* of the computed type: what results are multiplied by; or NULL */
     bool norm;          /* whether it is wanted */
 };
-
-/* Whether rows are not taken as they are. */
-static bool is_prepared(const struct job *j) { return !is_bare(j); }
 
 static size_t parts_of(const struct job *j) { return (j->row.count + FSM_BLOCK - 1) / FSM_BLOCK; }
 static size_t elements_of(const struct long_row *r, size_t i) {
@@ -35,8 +32,13 @@ static size_t bytes_for_long(const struct job *j) { return bytes_of_parts(j) + b
 
 /* ---- Rows that are prepared ---- */
 
-static char *terms_of_part(const struct long_row *r, size_t i, double *tile) {
-    return r->terms ? r->terms + bytes_before(computed(r->job->type), i) : (char *)tile;
+/* Also those of a half type whose norms are wanted, which the kernels find for float32 alone. */
+static bool is_prepared(const struct long_row *r) {
+    return !is_bare(r->job) || (is_half(r->job->type) && (r->norm || fsm_has_target(r->job->op)));
+}
+
+static char *terms_of_part(const struct long_row *r, size_t i, void *otherwise) {
+    return r->terms ? r->terms + bytes_before(computed(r->job->type), i) : otherwise;
 }
 static void run_prepared_part(void *row, size_t i) {
     struct long_row *r = row;
@@ -47,7 +49,7 @@ static void run_prepared_part(void *row, size_t i) {
     void *max = least(r->job, &number, 0);
     if (prepare(r->job, &r->source, i * FSM_BLOCK, n, z, max))
         atomic_store_explicit(&r->some, true, memory_order_relaxed);
-    r->job->kernels->part(r->job->op, &r->parts[i], z, r->terms || r->norm ? z : NULL, n, false,
+    r->job->kernels->part(r->job->op, computed(r->job->type), &r->parts[i], z, r->terms || r->norm ? z : NULL, n, false,
                           r->job->modifiers ? max : NULL, r->norm);
 }
 static void run_prepared_finish(void *row, size_t i) {
@@ -61,10 +63,10 @@ static void run_prepared_finish(void *row, size_t i) {
     } else {
         double max;
         if (!r->terms) prepare(j, &r->source, i * FSM_BLOCK, n, z, least(j, &max, 0));
-        j->kernels->finish(j->op, &r->parts[i], z, z, n, !r->terms, false);
+        j->kernels->finish(j->op, computed(j->type), &r->parts[i], z, r->terms ? z : NULL, z, n, false);
     }
     if (r->factor) j->kernels->times(z, n, r->factor);
-    if (is_half(j->type)) j->kernels->narrow(j->type, (float *)(void *)z, r->y + bytes_before(j->type, i), n);
+    if (is_half(j->type)) j->kernels->narrow(j->type, (float *)(void *)z, 0, r->y + bytes_before(j->type, i), 0, 1, n);
 }
 
 /* ---- Rows that are not ---- */
@@ -72,15 +74,15 @@ static void run_prepared_finish(void *row, size_t i) {
 static void run_part(void *row, size_t i) {
     struct long_row *r = row;
     const struct job *j = r->job;
-    size_t bytes = bytes_before(j->type, i);
-    void *y = j->again || fsm_is_reduction(j->op) ? NULL : r->y + bytes;
-    j->kernels->part(j->op, &r->parts[i], r->source.x + bytes, y, elements_of(r, i), j->once, NULL, r->norm);
+    j->kernels->part(j->op, j->type, &r->parts[i], r->source.x + bytes_before(j->type, i), terms_of_part(r, i, NULL),
+                     elements_of(r, i), j->once, NULL, r->norm);
 }
 static void run_finish(void *row, size_t i) {
     struct long_row *r = row;
     const struct job *j = r->job;
     size_t bytes = bytes_before(j->type, i);
-    j->kernels->finish(j->op, &r->parts[i], r->source.x + bytes, r->y + bytes, elements_of(r, i), j->again, j->past);
+    j->kernels->finish(j->op, j->type, &r->parts[i], r->source.x + bytes, terms_of_part(r, i, NULL), r->y + bytes,
+                       elements_of(r, i), j->past);
     if (r->factor) j->kernels->times(r->y + bytes, elements_of(r, i), r->factor);
 }
 
@@ -92,16 +94,18 @@ static struct long_row sum_parts(const struct job *j, struct source source, void
                                  unsigned threads) {
     struct fsm_part *parts = (struct fsm_part *)(void *)beside;
     struct long_row r = {.job = j, .source = source, .y = y, .parts = parts, .norm = norm};
-    if (is_prepared(j) && !fsm_is_reduction(j->op))
-        r.terms = !is_half(j->type) ? y : bytes_of_terms(j) ? beside + bytes_of_parts(j) : NULL;
-    fsm_pool_run(is_prepared(j) ? run_prepared_part : run_part, &r, parts_of(j), threads);
+    if (is_half(j->type) && bytes_of_terms(j))
+        r.terms = beside + bytes_of_parts(j);
+    else if (!is_half(j->type) && !fsm_is_reduction(j->op) && !j->again)
+        r.terms = y;
+    fsm_pool_run(is_prepared(&r) ? run_prepared_part : run_part, &r, parts_of(j), threads);
     j->kernels->join(j->op, parts, parts_of(j), j->row.count, y, norm);
     return r;
 }
 
 static void finish_parts(struct long_row *r, unsigned threads) {
     if (!fsm_is_reduction(r->job->op))
-        fsm_pool_run(is_prepared(r->job) ? run_prepared_finish : run_finish, r, parts_of(r->job), threads);
+        fsm_pool_run(is_prepared(r) ? run_prepared_finish : run_finish, r, parts_of(r->job), threads);
 }
 
 static void run_parts(const struct job *j, struct source source, void *y, void *norm, const void *factor, char *beside,

@@ -33,21 +33,45 @@ static struct job plain_job(const struct job *j) {
     return plain;
 }
 
+/* Whether all rows of the inner dimension have the same bias or mask, which is repeated where several are prepared at once. */
+static bool is_shared(const struct job *j, const void *what, const ptrdiff_t *strides) {
+    return what && j->row.count <= RUN && strides[1] == 1 && strides[j->swapped ? 0 : 2] == 0;
+}
+
 /* What all tasks of a job go by: the same rows once they are prepared; and where in a thread's scratch what begins. Parts come
- * first, then half types as they are, then rows. */
+ * first, then half types as they are, then rows, then what they share. */
 struct plan {
     const struct job *job;
     struct job plain;
-    size_t halves, rows, bytes;
+    size_t halves, rows, bias, where, bytes;
 };
 
 static struct plan plan_of(const struct job *j) {
-    struct plan p = {j, plain_job(j), 0, 0, 0};
+    const fsm_modifiers *m = j->modifiers;
+    struct plan p = {.job = j, .plain = plain_job(j)};
     size_t elements = rows_at_once(j) * pitch_of(j);
     p.halves = is_long(&p.plain) ? bytes_for_long(&p.plain) : 0;
     p.rows = p.halves + (is_half(j->type) && !is_in_one_piece(j) ? (elements * 2 + LINE - 1) / LINE * LINE : 0);
-    p.bytes = p.rows + (is_in_y(j) ? 0 : elements * size_of[p.plain.type]);
+    p.bias = p.rows + (is_in_y(j) ? 0 : elements * size_of[p.plain.type]);
+    p.where = p.bias + (is_shared(j, m->bias, m->bias_strides) ? elements * size_of[m->bias_type] : 0);
+    p.bytes = p.where + (is_shared(j, m->where, m->where_strides) ? elements : 0);
     return p;
+}
+
+/* What rows share, of so many rows. */
+static void repeat(const struct plan *p, const struct source *s, size_t rows, char *scratch) {
+    const fsm_modifiers *m = p->job->modifiers;
+    size_t n = p->job->row.count;
+    for (size_t r = 0; is_shared(p->job, m->bias, m->bias_strides) && r < rows; r++)
+        memcpy(scratch + p->bias + r * n * size_of[m->bias_type], s->bias, n * size_of[m->bias_type]);
+    for (size_t r = 0; is_shared(p->job, m->where, m->where_strides) && r < rows; r++)
+        memcpy(scratch + p->where + r * n, s->where, n);
+}
+
+/* Whether a bias or mask of several rows is in one piece. */
+static bool is_run_of(const struct job *j, const void *what, const ptrdiff_t *strides) {
+    return !what || is_shared(j, what, strides) ||
+           (strides[1] == 1 && strides[j->swapped ? 0 : 2] == (ptrdiff_t)j->row.count);
 }
 
 static bool is_run(const struct job *j, size_t rows, ptrdiff_t x_pitch, ptrdiff_t z_pitch) {
@@ -55,8 +79,7 @@ static bool is_run(const struct job *j, size_t rows, ptrdiff_t x_pitch, ptrdiff_
     ptrdiff_t n = (ptrdiff_t)j->row.count;
     if (rows < 2 || n > RUN || x_pitch != n || z_pitch != n) return false;
     if (m->temperature && m->temperature_strides[!j->swapped]) return false;
-    if (m->bias && (m->bias_strides[1] != 1 || m->bias_strides[j->swapped ? 0 : 2] != n)) return false;
-    return !m->where || (m->where_strides[1] == 1 && m->where_strides[j->swapped ? 0 : 2] == n);
+    return is_run_of(j, m->bias, m->bias_strides) && is_run_of(j, m->where, m->where_strides);
 }
 
 /* ---- Masked ends of rows are cut off: causal masks, padding ---- */
@@ -127,13 +150,17 @@ static bool is_nothing(const struct job *j, const char *z, size_t n) {
 
 /* Rows from x into z, with their sinks; in which there is something besides -inf; and if the result is true, their maxima, of
  * the computed type. */
-static bool prepare_rows(const struct job *j, size_t outer, size_t inner, size_t rows, struct cut c, const char *x,
-                         ptrdiff_t x_pitch, char *z, ptrdiff_t z_pitch, bool *some, double *max) {
+static bool prepare_rows(const struct plan *p, size_t outer, size_t inner, size_t rows, struct cut c, const char *x,
+                         ptrdiff_t x_pitch, char *z, ptrdiff_t z_pitch, char *scratch, bool *some, double *max) {
+    const struct job *j = p->job;
+    const fsm_modifiers *m = j->modifiers;
     size_t n = j->row.count;
     if (c.to - c.from == n && is_run(j, rows, x_pitch, z_pitch)) {
         struct source s = source_of(j, x, outer, inner);
+        if (is_shared(j, m->bias, m->bias_strides)) s.bias = scratch + p->bias;
+        if (is_shared(j, m->where, m->where_strides)) s.where = (unsigned char *)scratch + p->where;
         prepare(j, &s, 0, rows * n, z, least(j, max, 0));
-        for (size_t r = 0; j->modifiers->empty && r < rows; r++)
+        for (size_t r = 0; m->empty && r < rows; r++)
             some[r] = !is_nothing(j, at(z, (ptrdiff_t)r * z_pitch, computed(j->type)), n);
         return false;
     }
@@ -142,7 +169,7 @@ static bool prepare_rows(const struct job *j, size_t outer, size_t inner, size_t
         char *row = (char *)at(z, (ptrdiff_t)r * z_pitch, computed(j->type));
         void *most = least(j, max, r);
         some[r] = prepare(j, &s, c.from, c.to - c.from, (char *)at(row, (ptrdiff_t)c.from, computed(j->type)), most);
-        const void *sink = number_of(j, j->modifiers->sink, j->modifiers->sink_strides, outer, inner + r);
+        const void *sink = number_of(j, m->sink, m->sink_strides, outer, inner + r);
         if (!sink) continue;
         copy(computed(j->type), sink, 0, 0, (char *)at(row, (ptrdiff_t)n, computed(j->type)), 0, 0, 1, 1);
         some[r] |= !(value_of(j, sink) == -INFINITY);
@@ -156,7 +183,7 @@ static void run_plain(const struct job *prepared, fsm_op op, const char *x, ptrd
     struct job plain = *prepared;
     plain.op = op;
     if (!is_long(&plain)) {
-        plain.kernels->rows(op, x, x_pitch, y, y_pitch, rows, plain.row.count, max, norms);
+        plain.kernels->rows(op, plain.type, x, x_pitch, y, y_pitch, rows, plain.row.count, max, norms);
         return;
     }
     for (size_t r = 0; r < rows; r++) {
@@ -172,7 +199,7 @@ static void deliver_rows(const struct job *j, char *z, ptrdiff_t z_pitch, char *
     ptrdiff_t pitch = j->row.y == 1 ? j->inner.y : z_pitch;
     if (is_half(j->type)) {
         char *to = j->row.y == 1 ? y : halves;
-        narrow_rows(j, (float *)(void *)z, z_pitch, to, pitch, rows, n);
+        j->kernels->narrow(j->type, (float *)(void *)z, z_pitch, to, pitch, rows, n);
         z = to, z_pitch = pitch;
     }
     if (z == y) return;
@@ -200,8 +227,8 @@ static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, 
     }
     struct cut c = cut_of(j, outer, inner, rows);
     const void *known = NULL;
-    if (!is_bare(j)) {
-        if (prepare_rows(j, outer, inner, rows, c, x, x_pitch, z, z_pitch, some, max)) known = max;
+    if (!is_bare(j) || half) {
+        if (prepare_rows(p, outer, inner, rows, c, x, x_pitch, z, z_pitch, scratch, some, max)) known = max;
         x = z, x_pitch = z_pitch;
     }
     struct job plain = p->plain;
@@ -225,7 +252,7 @@ static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, 
     if (norms) put_lses(j, outer, inner, &losses, rows);
     if (fsm_has_target(j->op)) find_losses(j, &targets, outer, inner, rows, &losses);
     if (one) {
-        if (half && !norms) narrow_rows(j, numbers, 1, y, j->inner.y, rows, 1);
+        if (half && !norms) j->kernels->narrow(j->type, numbers, 1, y, j->inner.y, rows, 1);
         return;
     }
     for (size_t r = 0; c.to - c.from < j->row.count && r < rows; r++)
@@ -241,6 +268,8 @@ static void run_task_modified(void *job, size_t index) {
     struct plan p = plan_of(j);
     struct task t = task_of(j, index);
     size_t mine = take_piece(j), some = rows_at_once(j);
+    struct source first = source_of(j, t.x, t.outer, t.inner);
+    repeat(&p, &first, t.rows < some ? t.rows : some, piece(j, mine));
     for (size_t r = 0; r < t.rows; r += some)
         run_modified_rows(&p, t.outer, t.inner + r, t.rows - r < some ? t.rows - r : some, piece(j, mine));
     give_back(j, mine);

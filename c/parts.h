@@ -23,25 +23,28 @@ struct exp_pair EXP_PAIR(FSM_ISA)(double t) {
 }
 #endif
 
-static void sum_part(fsm_op op, struct batch *b, struct batch *rest, const T *x, T *y, size_t n, bool once,
-                     const T *max) {
-    if (once && !max && !rest && op == FSM_SOFTMAX &&
-        sum_once(y ? STORE_AND_FIND_MAX : ADD_AND_FIND_MAX, b, 0, x, y, n))
+static void sum_part(fsm_op op, fsm_type type, struct batch *b, struct batch *rest, const void *x, T *terms, size_t n,
+                     bool once, const T *max) {
+    enum use use = op != FSM_SOFTMAX ? SKIP_MAX : terms ? STORE : ADD;
+    if (once && !max && !rest && op == FSM_SOFTMAX && type == OWN_TYPE &&
+        sum_once(terms ? STORE_AND_FIND_MAX : ADD_AND_FIND_MAX, b, 0, x, terms, n))
         return;
-    b->max[0] = max ? *max : row_max(x, n);
+    b->max[0] = max ? *max : row_max(type, x, n);
     open_rows(b, 1);
     if (!(b->max[0] > -(T)INFINITY)) b->shift[0] = 0; /* nothing, or NaN */
     if (rest)
-        sum_both(b, rest, 0, x, y, n);
+        sum_both(b, rest, 0, x, terms, n);
+    else if (type != OWN_TYPE)
+        sum_half(type, use, b, 0, x, terms, n);
     else
-        sum_row(op != FSM_SOFTMAX ? SKIP_MAX : y ? STORE : ADD, b, 0, x, y, n);
+        sum_row(use, b, 0, x, terms, n);
 }
 
-static void kernel_part(fsm_op op, struct fsm_part *part, const void *x, void *y, size_t n, bool once, const void *max,
-                        bool norm) {
+static void kernel_part(fsm_op op, fsm_type type, struct fsm_part *part, const void *x, void *terms, size_t n,
+                        bool once, const void *max, bool norm) {
     struct batch b, rest;
     bool both = norm && op == FSM_SOFTMAX;
-    sum_part(op, &b, both ? &rest : NULL, x, y, n, once, max);
+    sum_part(op, type, &b, both ? &rest : NULL, x, terms, n, once, max);
     *part = (struct fsm_part){.max = (double)b.max[0], .shift = (double)b.shift[0], .base = (double)b.base[0]};
     part->sum = (struct fsm_sum){b.sum[0], b.low[0], b.count[0]};
     if (both) part->rest = (struct fsm_sum){rest.sum[0], rest.low[0], rest.count[0]};
@@ -139,58 +142,62 @@ static void kernel_join(fsm_op op, struct fsm_part *parts, size_t count, size_t 
 /* ---- The last pass of a part ---- */
 
 /* The terms once more, k vectors of them. */
-TEMPLATE void finish_again_some(bool plain, bool past, size_t k, const struct last *l, const struct base *b, const T *x,
-                                T *y) {
+TEMPLATE void finish_again_some(fsm_type type, bool plain, bool past, size_t k, const struct last *l,
+                                const struct base *b, const void *x, void *y) {
     vec t[LOCKSTEP];
     UNROLL
-    for (size_t u = 0; u < k * W; u += LINE) __builtin_prefetch(x + u + AHEAD);
-    EACH (u, k) t[u] = v_load(x + u * W);
+    for (size_t u = 0; u < k * W; u += LINE) __builtin_prefetch(x_at(type, x, u + AHEAD));
+    EACH (u, k) t[u] = load_as(type, x_at(type, x, u * W));
     terms_of(k, !plain, t, b);
     EACH (u, k) {
         t[u] = plain ? scaled(t[u], l) : scaled_part(t[u], l);
-        past ? v_stream(y + u * W, t[u]) : v_store(y + u * W, t[u]);
+        past ? v_stream(y_at(type, y, u * W), t[u]) : store_as(type, y_at(type, y, u * W), t[u]);
     }
 }
 
-TEMPLATE void finish_again(bool plain, bool past, const struct last *l, const struct base *b, const T *x, T *y,
-                           size_t n) {
-    size_t head = unaligned(y) < n ? unaligned(y) : n;
+TEMPLATE void finish_again(fsm_type type, bool plain, bool past, const struct last *l, const struct base *b,
+                           const void *x, void *y, size_t n) {
+    size_t head = type != OWN_TYPE ? 0 : unaligned(y) < n ? unaligned(y) : n;
     for (size_t i = 0; i < n;) {
         size_t k = i < head ? head : n - i < W ? n - i : W;
         if (k < W) {
-            vec t = term_of(!plain, v_load_part(x + i, k, 0), b);
-            v_store_part(y + i, k, plain ? scaled(t, l) : scaled_part(t, l));
+            vec t = term_of(!plain, load_part_as(type, x_at(type, x, i), k, 0), b);
+            store_part_as(type, y_at(type, y, i), k, plain ? scaled(t, l) : scaled_part(t, l));
         } else if (n - i < LOCKSTEP * W) {
-            finish_again_some(plain, past, 1, l, b, x + i, y + i);
+            finish_again_some(type, plain, past, 1, l, b, x_at(type, x, i), y_at(type, y, i));
         } else {
-            finish_again_some(plain, past, LOCKSTEP, l, b, x + i, y + i);
+            finish_again_some(type, plain, past, LOCKSTEP, l, b, x_at(type, x, i), y_at(type, y, i));
             k = LOCKSTEP * W;
         }
         i += k;
     }
 }
 
-static void kernel_finish(fsm_op op, const struct fsm_part *p, const void *vx, void *vy, size_t n, bool again,
-                          bool past) {
+TEMPLATE void finish_as(fsm_type type, fsm_op op, const struct fsm_part *p, const void *x, const void *terms, void *y,
+                        size_t n, bool past) {
     struct last l = {v_set1((T)p->hi),  v_set1((T)p->lo),   v_set1((T)p->peak),
                      v_set1((T)p->top), v_set1((T)p->down), v_set1((T)p->further)};
     struct base b = base_of(v_set1((T)p->shift), v_set1((T)p->base));
-    const T *x = vx;
-    T *y = vy;
     bool plain = p->shift == 0 && p->down == 1 && p->peak < 0 && !isnan(p->hi);
+    past = past && type == OWN_TYPE;
     if (op == FSM_LOG_SOFTMAX && past)
-        apply_with(shifted_special, true, &l, x, y, n);
+        apply_with(shifted_special, type, type, true, &l, x, y, n);
     else if (op == FSM_LOG_SOFTMAX)
-        apply_with(shifted_special, false, &l, x, y, n);
-    else if (again && past)
-        plain ? finish_again(true, true, &l, &b, x, y, n) : finish_again(false, true, &l, &b, x, y, n);
-    else if (again)
-        plain ? finish_again(true, false, &l, &b, x, y, n) : finish_again(false, false, &l, &b, x, y, n);
+        apply_with(shifted_special, type, type, false, &l, x, y, n);
+    else if (!terms && past)
+        plain ? finish_again(type, true, true, &l, &b, x, y, n) : finish_again(type, false, true, &l, &b, x, y, n);
+    else if (!terms)
+        plain ? finish_again(type, true, false, &l, &b, x, y, n) : finish_again(type, false, false, &l, &b, x, y, n);
     else if (plain)
-        apply_with(scaled, false, &l, y, y, n);
+        apply_with(scaled, OWN_TYPE, type, false, &l, terms, y, n);
     else
-        apply_with(scaled_part, false, &l, y, y, n);
+        apply_with(scaled_part, OWN_TYPE, type, false, &l, terms, y, n);
     if (past) v_streamed();
+}
+
+static void kernel_finish(fsm_op op, fsm_type type, const struct fsm_part *p, const void *x, const void *terms, void *y,
+                          size_t n, bool past) {
+    AS_TYPE(finish_as, type, op, p, x, terms, y, n, past);
 }
 
 #endif

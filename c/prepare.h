@@ -41,7 +41,7 @@ static void put_number(const struct job *j, fsm_type type, void *p, double value
     else if (type == FSM_F32)
         *(float *)p = rounded;
     else
-        j->kernels->narrow(type, &rounded, p, 1);
+        j->kernels->narrow(type, &rounded, 0, p, 0, 1, 1);
 }
 
 static struct source source_of(const struct job *j, const void *x, size_t outer, size_t inner) {
@@ -65,7 +65,7 @@ static const void *bias_piece(const struct job *j, const char *from, size_t n, d
     void *row = is_half(type) ? (void *)halves : (void *)to;
     if (step == 1 && !is_half(type)) return from;
     copy(type, from, 0, step, row, 0, 1, 1, n);
-    if (is_half(type)) j->kernels->widen(type, halves, (float *)(void *)to, n);
+    if (is_half(type)) j->kernels->widen(type, halves, 0, (float *)(void *)to, 0, 1, n);
     return to;
 }
 
@@ -76,10 +76,9 @@ static const unsigned char *where_piece(const struct job *j, const unsigned char
     return to;
 }
 
-/* Whether rows are taken as they are. */
+/* Whether nothing is done to rows but to take them as they are. */
 static bool is_bare(const struct job *j) {
     const fsm_modifiers *m = j->modifiers;
-    if (is_half(j->type)) return false;
     return !m || !(m->temperature || m->softcap > 0 || m->bias || m->where || m->sink || m->empty);
 }
 
@@ -88,7 +87,7 @@ static bool is_bare(const struct job *j) {
 static bool prepare(const struct job *j, const struct source *s, size_t first, size_t n, void *z, void *max) {
     const void *x = at(s->x, (ptrdiff_t)first, j->type);
     if (is_half(j->type)) {
-        j->kernels->widen(j->type, x, z, n);
+        j->kernels->widen(j->type, x, 0, z, 0, 1, n);
         x = z;
     }
     const fsm_modifiers *m = j->modifiers;

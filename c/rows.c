@@ -26,38 +26,12 @@ enum {
 #include "long.h"
 #include "modified.h"
 
-/* ---- Rows of a half type, through tiles of float32 that stay in the cache ---- */
-
-/* Rows of n <= FSM_BLOCK elements. */
-static void run_half_rows(const struct job *j, const char *x, ptrdiff_t x_pitch, char *y, ptrdiff_t y_pitch,
-                          size_t rows, size_t n) {
-    float tile[FSM_BLOCK], numbers[NUMBERS];
-    ptrdiff_t pitch = (ptrdiff_t)n;
-    bool one = fsm_is_reduction(j->op);
-    for (size_t some = FSM_BLOCK / n < NUMBERS ? FSM_BLOCK / n : NUMBERS; rows; rows -= some) {
-        if (some > rows) some = rows;
-        widen_rows(j, x, x_pitch, tile, pitch, some, n);
-        j->kernels->rows(j->op, tile, pitch, one ? numbers : tile, one ? 1 : pitch, some, n, NULL, NULL);
-        narrow_rows(j, one ? numbers : tile, one ? 1 : pitch, y, y_pitch, some, one ? 1 : n);
-        x = at(x, (ptrdiff_t)some * x_pitch, j->type);
-        y = (char *)at(y, (ptrdiff_t)some * y_pitch, j->type);
-    }
-}
-
-static void run_rows(const struct job *j, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch, size_t rows,
-                     size_t n) {
-    if (is_half(j->type))
-        run_half_rows(j, x, x_pitch, y, y_pitch, rows, n);
-    else
-        j->kernels->rows(j->op, x, x_pitch, y, y_pitch, rows, n, NULL, NULL);
-}
-
 /* ---- Rows that lie in one piece ---- */
 
 static void run_task(void *job, size_t index) {
     const struct job *j = job;
     struct task t = task_of(j, index);
-    run_rows(j, t.x, j->inner.x, t.y, j->inner.y, t.rows, j->row.count);
+    j->kernels->rows(j->op, j->type, t.x, j->inner.x, t.y, j->inner.y, t.rows, j->row.count, NULL, NULL);
 }
 
 static fsm_status run_in_place(struct job *j, unsigned threads) {
@@ -104,12 +78,13 @@ static void run_task_gathered(void *job, size_t index) {
     if (is_whole_half(j)) {
         float *row = (float *)(void *)piece(j, mine);
         for (size_t i = 0; i < t.rows; i++) {
-            widen_rows(j, at(tile, (ptrdiff_t)i * pitch, j->type), 0, row, 0, 1, n);
-            j->kernels->rows(j->op, row, 0, row, 0, 1, n, NULL, NULL);
-            narrow_rows(j, row, 0, (char *)at(tile, (ptrdiff_t)i * pitch, j->type), 0, 1, n);
+            j->kernels->widen(j->type, at(tile, (ptrdiff_t)i * pitch, j->type), 0, row, 0, 1, n);
+            j->kernels->rows(j->op, FSM_F32, row, 0, row, 0, 1, n, NULL, NULL);
+            j->kernels->narrow(j->type, row, 0, (char *)at(tile, (ptrdiff_t)i * pitch, j->type), 0, 1, n);
         }
     } else if (!is_long(j)) {
-        run_rows(j, tile, pitch, one ? t.y : tile, one ? j->inner.y : pitch, t.rows, n);
+        j->kernels->rows(j->op, j->type, tile, pitch, one ? t.y : tile, one ? j->inner.y : pitch, t.rows, n, NULL,
+                         NULL);
     } else {
         for (size_t i = 0; i < t.rows; i++) {
             char *row = tile + i * (size_t)pitch * size_of[j->type];
@@ -157,7 +132,8 @@ static void run_elements(void *job, size_t index) {
     const struct job *j = job;
     size_t first = index * j->together, left = all_elements(j) - first;
     size_t offset = first * size_of[j->type];
-    run_rows(j, j->x + offset, 0, j->y + offset, 0, 1, left < j->together ? left : j->together);
+    size_t n = left < j->together ? left : j->together;
+    j->kernels->rows(j->op, j->type, j->x + offset, 0, j->y + offset, 0, 1, n, NULL, NULL);
 }
 
 static void swap(struct dim *a, struct dim *b) {

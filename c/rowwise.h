@@ -2,16 +2,24 @@
 #ifndef FSM_ROWWISE_H
 #define FSM_ROWWISE_H
 
-static T row_max(const T *x, size_t n) {
+/* f(type, ...) for each type that rows can be of, with the type known when compiling. */
+#define AS_TYPE(f, type, ...)                                   \
+    (FSM_DOUBLE || (type) == FSM_F32 ? f(OWN_TYPE, __VA_ARGS__) \
+     : (type) == FSM_F16             ? f(FSM_F16, __VA_ARGS__)  \
+                                     : f(FSM_BF16, __VA_ARGS__))
+
+TEMPLATE T max_as(fsm_type type, const void *x, size_t n) {
     vec m[4];
     for (int u = 0; u < 4; u++) m[u] = v_set1(-(T)INFINITY);
     size_t i = 0;
     for (; i + 4 * W <= n; i += 4 * W)
-        for (size_t u = 0; u < 4; u++) m[u] = v_max(v_load(x + i + u * W), m[u]);
-    for (; i + W <= n; i += W) m[0] = v_max(v_load(x + i), m[0]);
-    if (i < n) m[0] = v_max(v_load_part(x + i, n - i, -(T)INFINITY), m[0]);
+        for (size_t u = 0; u < 4; u++) m[u] = v_max(load_as(type, x_at(type, x, i + u * W)), m[u]);
+    for (; i + W <= n; i += W) m[0] = v_max(load_as(type, x_at(type, x, i)), m[0]);
+    if (i < n) m[0] = v_max(load_part_as(type, x_at(type, x, i), n - i, -(T)INFINITY), m[0]);
     return v_largest(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
 }
+
+static T row_max(fsm_type type, const void *x, size_t n) { return AS_TYPE(max_as, type, x, n); }
 
 /* ---- The sum of a block ---- */
 
@@ -96,14 +104,15 @@ TEMPLATE void use_terms(enum use use, bool far, size_t k, struct progress *p, ve
     }
 }
 
-TEMPLATE void terms_of_step(enum use use, bool far, struct progress *p, const T *x, T *y, vec *term, vec *rest) {
+TEMPLATE void terms_of_step(fsm_type type, enum use use, bool far, struct progress *p, const void *x, T *y, vec *term,
+                            vec *rest) {
     UNROLL
     for (size_t u = 0; u < STEP * W; u += LINE) {
-        __builtin_prefetch(x + u + AHEAD);
+        __builtin_prefetch(x_at(type, x, u + AHEAD));
         if (use == SKIP_MAX_AND_FETCH) __builtin_prefetch(y + u, 1);
         if (stores(use)) __builtin_prefetch(y + u + SOON, 1);
     }
-    EACH (u, STEP) term[u] = v_load(x + u * W);
+    EACH (u, STEP) term[u] = load_as(type, x_at(type, x, u * W));
     use_terms(use, far, STEP, p, term, rest);
     if (stores(use))
         EACH (u, STEP) v_store(y + u * W, term[u]);
@@ -114,16 +123,16 @@ TEMPLATE T *place(enum use use, T *y, size_t i) { return stores(use) || use == S
 
 /* All whole steps of a row; the result is how many elements that is. A step's eights are added just before the terms of the
  * next are computed, and its lanes just after, so that nothing has to wait: up to a tenth faster than each step at once. */
-TEMPLATE size_t sum_steps(enum use use, bool far, struct progress *p, const T *x, T *y, size_t n) {
+TEMPLATE size_t sum_steps(fsm_type type, enum use use, bool far, struct progress *p, const void *x, T *y, size_t n) {
     enum { GROUPS = STEP / VECTORS };
     vec term[STEP], lanes[GROUPS * EIGHT], rest[STEP], rest_lanes[GROUPS * EIGHT];
     size_t i = STEP * W;
     if (n < i) return 0;
-    terms_of_step(use, far, p, x, y, term, rest);
+    terms_of_step(type, use, far, p, x, y, term, rest);
     for (; i + STEP * W <= n; i += STEP * W) {
         add_eights(GROUPS, term, lanes);
         if (sums_both(use)) add_eights(GROUPS, rest, rest_lanes);
-        terms_of_step(use, far, p, x + i, place(use, y, i), term, rest);
+        terms_of_step(type, use, far, p, x_at(type, x, i), place(use, y, i), term, rest);
         add_lanes(GROUPS, lanes, &p->sums);
         if (sums_both(use)) add_lanes(GROUPS, rest_lanes, &p->rest);
     }
@@ -137,11 +146,11 @@ TEMPLATE size_t sum_steps(enum use use, bool far, struct progress *p, const T *x
 }
 
 /* A group of n <= FSM_GROUP elements. */
-TEMPLATE void sum_group(enum use use, bool far, struct progress *p, const T *x, T *y, size_t n) {
+TEMPLATE void sum_group(fsm_type type, enum use use, bool far, struct progress *p, const void *x, T *y, size_t n) {
     vec term[VECTORS], lanes[EIGHT], rest[VECTORS];
     EACH (u, VECTORS)
-        term[u] = (u + 1) * W <= n ? v_load(x + u * W)
-                  : u * W < n      ? v_load_part(x + u * W, n - u * W, -(T)INFINITY)
+        term[u] = (u + 1) * W <= n ? load_as(type, x_at(type, x, u * W))
+                  : u * W < n      ? load_part_as(type, x_at(type, x, u * W), n - u * W, -(T)INFINITY)
                                    : v_set1(-(T)INFINITY);
     use_terms(use, far, VECTORS, p, term, rest);
     if (stores(use)) {
@@ -161,12 +170,12 @@ TEMPLATE void sum_group(enum use use, bool far, struct progress *p, const T *x, 
 
 /* A row of a batch: the terms of n <= FSM_BLOCK elements, stored or not, and their sum; in rest, if both are summed, that without
  * the maxima. */
-TEMPLATE void sum_row_at(enum use use, bool far, struct batch *batch, struct batch *rest, size_t row, const T *x, T *y,
-                         size_t n) {
+TEMPLATE void sum_row_at(fsm_type type, enum use use, bool far, struct batch *batch, struct batch *rest, size_t row,
+                         const void *x, T *y, size_t n) {
     struct base base = base_of(v_set1(batch->shift[row]), v_set1(batch->base[row]));
     struct progress p = {.base = base, .max = v_set1(finds_max(use) ? -(T)INFINITY : batch->max[row])};
-    for (size_t i = sum_steps(use, far, &p, x, y, n); i < n; i += FSM_GROUP)
-        sum_group(use, far, &p, x + i, place(use, y, i), n - i < FSM_GROUP ? n - i : FSM_GROUP);
+    for (size_t i = sum_steps(type, use, far, &p, x, y, n); i < n; i += FSM_GROUP)
+        sum_group(type, use, far, &p, x_at(type, x, i), place(use, y, i), n - i < FSM_GROUP ? n - i : FSM_GROUP);
     fold_row(&p.sums, &batch->sum[row], &batch->low[row]);
     batch->count[row] = p.count;
     if (sums_both(use)) {
@@ -178,7 +187,7 @@ TEMPLATE void sum_row_at(enum use use, bool far, struct batch *batch, struct bat
 
 static void sum_row(enum use use, struct batch *b, size_t row, const T *x, T *y, size_t n) {
     bool far = b->shift[row] != 0;
-#define SUM(use, far) sum_row_at(use, far, b, NULL, row, x, y, n)
+#define SUM(use, far) sum_row_at(OWN_TYPE, use, far, b, NULL, row, x, y, n)
     switch (use) {
         case ADD:
             far ? SUM(ADD, true) : SUM(ADD, false);
@@ -205,9 +214,29 @@ static void sum_row(enum use use, struct batch *b, size_t row, const T *x, T *y,
 static void sum_both(struct batch *b, struct batch *rest, size_t row, const T *x, T *y, size_t n) {
     rest->max[row] = b->max[row], rest->shift[row] = b->shift[row], rest->base[row] = b->base[row];
     if (b->shift[row] != 0)
-        sum_row_at(STORE_AND_SUM_BOTH, true, b, rest, row, x, y, n);
+        sum_row_at(OWN_TYPE, STORE_AND_SUM_BOTH, true, b, rest, row, x, y, n);
     else
-        sum_row_at(STORE_AND_SUM_BOTH, false, b, rest, row, x, y, n);
+        sum_row_at(OWN_TYPE, STORE_AND_SUM_BOTH, false, b, rest, row, x, y, n);
+}
+
+/* A row of a half type. */
+TEMPLATE void sum_half_as(fsm_type type, enum use use, struct batch *b, size_t row, const void *x, T *y, size_t n) {
+    bool far = b->shift[row] != 0;
+#define SUM(use) \
+    far ? sum_row_at(type, use, true, b, NULL, row, x, y, n) : sum_row_at(type, use, false, b, NULL, row, x, y, n)
+    if (use == ADD)
+        SUM(ADD);
+    else if (use == STORE)
+        SUM(STORE);
+    else
+        SUM(SKIP_MAX);
+#undef SUM
+}
+static void sum_half(fsm_type type, enum use use, struct batch *b, size_t row, const void *x, T *y, size_t n) {
+    if (type == FSM_F16)
+        sum_half_as(FSM_F16, use, b, row, x, y, n);
+    else
+        sum_half_as(FSM_BF16, use, b, row, x, y, n);
 }
 
 /* ---- A row that is read once: its base is guessed, its maximum found along with the terms ---- */
@@ -242,43 +271,47 @@ static inline size_t unaligned(const T *y) { return (size_t)(-(uintptr_t)y % siz
 
 #define ALIGNED (8 * W) /* from this length on y is written in aligned vectors, as streaming has to be */
 
-TEMPLATE void apply_with(last_pass f, bool stream, const struct last *l, const T *x, T *y, size_t n) {
-    size_t i = n < ALIGNED ? 0 : unaligned(y);
-    if (i) v_store_part(y, i, f(v_load_part(x, i, 0), l));
+TEMPLATE void apply_with(last_pass f, fsm_type from, fsm_type to, bool stream, const struct last *l, const void *x,
+                         void *y, size_t n) {
+    size_t i = n < ALIGNED || to != OWN_TYPE ? 0 : unaligned(y);
+    if (i) v_store_part(y, i, f(load_part_as(from, x, i, 0), l));
     for (; i + 4 * W <= n; i += 4 * W) {
         EACH (u, 4) {
-            vec z = f(v_load(x + i + u * W), l);
-            stream &&n >= ALIGNED ? v_stream(y + i + u * W, z) : v_store(y + i + u * W, z);
+            vec z = f(load_as(from, x_at(from, x, i + u * W)), l);
+            stream &&n >= ALIGNED ? v_stream(y_at(to, y, i + u * W), z) : store_as(to, y_at(to, y, i + u * W), z);
         }
     }
-    for (; i + W <= n; i += W) v_store(y + i, f(v_load(x + i), l));
-    if (i < n) v_store_part(y + i, n - i, f(v_load_part(x + i, n - i, 0), l));
+    for (; i + W <= n; i += W) store_as(to, y_at(to, y, i), f(load_as(from, x_at(from, x, i)), l));
+    if (i < n) store_part_as(to, y_at(to, y, i), n - i, f(load_part_as(from, x_at(from, x, i), n - i, 0), l));
 }
 
-static void apply_row(fsm_op op, const struct batch *b, size_t row, const T *x, T *y, size_t n) {
+TEMPLATE void apply_as(fsm_type type, fsm_op op, const struct batch *b, size_t row, const void *x, const T *terms,
+                       void *y, size_t n) {
     struct last l = last_of(v_set1(b->hi[row]), v_set1(b->lo[row]), v_set1(b->peak[row]), v_set1(b->top[row]));
     if (op == FSM_LOG_SOFTMAX && isnan(b->hi[row]))
-        apply_with(shifted_special, false, &l, x, y, n);
+        apply_with(shifted_special, type, type, false, &l, x, y, n);
     else if (op == FSM_LOG_SOFTMAX)
-        apply_with(shifted, false, &l, x, y, n);
+        apply_with(shifted, type, type, false, &l, x, y, n);
     else if (b->peak[row] > 0 || isnan(b->hi[row]))
-        apply_with(scaled_special, false, &l, y, y, n);
+        apply_with(scaled_special, OWN_TYPE, type, false, &l, terms, y, n);
     else
-        apply_with(scaled, false, &l, y, y, n);
+        apply_with(scaled, OWN_TYPE, type, false, &l, terms, y, n);
 }
 
 /* ---- Up to BATCH whole rows, pass by pass: rows do not wait for each other, so that their latencies overlap ---- */
 
-#define X(i) (x + (ptrdiff_t)(i)*x_pitch)
-#define Y(i) (y + (ptrdiff_t)(i)*y_pitch)
+#define X(i) x_at(type, x, (ptrdiff_t)(i)*x_pitch)
+#define Y(i) y_at(type, y, (ptrdiff_t)(i)*y_pitch)
+#define TERMS(i) (terms + (ptrdiff_t)(i)*terms_pitch)
 
 /* The terms and the sums of a softmax, with each row read once if that can be. */
 static void sum_rows_once(struct batch *b, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows,
                           size_t n) {
+    const fsm_type type = OWN_TYPE;
     open_rows(b, BATCH); /* for the lanes without a row */
     for (size_t i = 0; i < rows; i++) {
         if (sum_once(STORE_AND_FIND_MAX, b, i, X(i), Y(i), n)) continue;
-        b->max[i] = row_max(X(i), n);
+        b->max[i] = row_max(type, X(i), n);
         choose_base(b->max[i], &b->shift[i], &b->base[i]);
         sum_row(STORE, b, i, X(i), Y(i), n);
     }
@@ -290,27 +323,30 @@ static void close_norms(struct batch *rest, size_t rows, T *norms) {
     put_norms(rest, rows, norms);
 }
 
-/* Up to 16 rows; norms as kernels.h has them. */
-static void rowwise(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n,
-                    double log_n, const T *max, T *norms) {
+/* Up to 16 rows. x and y are of `type`, numbers of a reduction of our own. The terms of a softmax are kept in y, if that can hold
+ * them, or in rows of their own. norms, not of half types: as kernels.h has them. */
+static void rowwise(fsm_op op, fsm_type type, const void *x, ptrdiff_t x_pitch, T *terms, ptrdiff_t terms_pitch,
+                    void *y, ptrdiff_t y_pitch, size_t rows, size_t n, double log_n, const T *max, T *norms) {
     struct batch b, rest;
     bool both = op == FSM_SOFTMAX && norms;
     clear(&b);
     if (FSM_DOUBLE && op == FSM_SOFTMAX && n >= LEAST && !max && !both) { /* 1.05 to 1.15 times as fast; float32 0.95 to
                                                                              1.03 */
-        sum_rows_once(&b, x, x_pitch, y, y_pitch, rows, n);
+        sum_rows_once(&b, x, x_pitch, terms, terms_pitch, rows, n);
     } else {
-        for (size_t i = 0; i < rows; i++) b.max[i] = max ? max[i] : row_max(X(i), n);
+        for (size_t i = 0; i < rows; i++) b.max[i] = max ? max[i] : row_max(type, X(i), n);
         rows == 1 ? open_rows(&b, LANES) : open_rows(&b, BATCH);
         if (both) rest = b;
         for (size_t i = 0; i < rows; i++)
             if (both)
-                sum_both(&b, &rest, i, X(i), Y(i), n);
+                sum_both(&b, &rest, i, X(i), TERMS(i), n);
+            else if (type != OWN_TYPE)
+                sum_half(type, op == FSM_SOFTMAX ? STORE : SKIP_MAX, &b, i, X(i), TERMS(i), n);
             else
                 sum_row(op == FSM_SOFTMAX       ? STORE
                         : op == FSM_LOG_SOFTMAX ? SKIP_MAX_AND_FETCH
                                                 : SKIP_MAX,
-                        &b, i, X(i), Y(i), n);
+                        &b, i, X(i), TERMS(i), n);
     }
     if (op == FSM_SOFTMAX)
         close_softmax(&b, rows);
@@ -323,9 +359,10 @@ static void rowwise(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_
     else if (op == FSM_LOG_SOFTMAX && norms)
         put_norms(&b, rows, norms);
     if (fsm_is_map(op))
-        for (size_t i = 0; i < rows; i++) apply_row(op, &b, i, X(i), Y(i), n);
+        for (size_t i = 0; i < rows; i++) AS_TYPE(apply_as, type, op, &b, i, X(i), TERMS(i), Y(i), n);
 }
 #undef X
 #undef Y
+#undef TERMS
 
 #endif

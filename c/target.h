@@ -59,7 +59,7 @@ static void find_losses(const struct job *j, const struct fsm_targets *t, size_t
     if (j->op == FSM_LOG_PROB && !is_half(j->type))
         copy(type, l->log_probs, 0, 1, y_row(j, outer, inner), 0, j->inner.y, 1, rows);
     else if (j->op == FSM_LOG_PROB)
-        narrow_rows(j, (float *)(void *)l->log_probs, 1, y_row(j, outer, inner), j->inner.y, rows, 1);
+        j->kernels->narrow(j->type, (float *)(void *)l->log_probs, 1, y_row(j, outer, inner), j->inner.y, rows, 1);
 }
 
 /* The op of rows by the kernels that what is wanted of them is made of. */

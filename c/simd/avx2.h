@@ -123,6 +123,11 @@ static inline void v_doubles(vec a, dvec d[2]) {
     d[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1));
 }
 typedef uint16_t half_vec __attribute__((vector_size(16)));
+static inline ivec v_wide(half_vec h) { return (ivec)_mm256_cvtepu16_epi32((__m128i)h); }
+static inline half_vec v_upper(ivec a) {
+    __m256i upper = _mm256_srli_epi32((__m256i)a, 16);
+    return (half_vec)_mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1));
+}
 static inline vec v_from_f16(half_vec h) { return _mm256_cvtph_ps((__m128i)h); }
 static inline half_vec v_to_f16(vec a) { return (half_vec)_mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT); }
 static inline void v_widen(const vec lanes[1], dvec d[2]) { v_doubles(lanes[0], d); }

@@ -90,6 +90,8 @@ static inline vec v_load_part(const T *p, size_t k, T fill) {
 static inline void v_store_part(T *p, size_t k, vec a) { _mm512_mask_storeu_ps(p, first_lanes(k), a); }
 
 typedef uint16_t half_vec __attribute__((vector_size(32)));
+static inline ivec v_wide(half_vec h) { return (ivec)_mm512_cvtepu16_epi32((__m256i)h); }
+static inline half_vec v_upper(ivec a) { return (half_vec)_mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)a, 16)); }
 static inline vec v_from_f16(half_vec h) { return _mm512_cvtph_ps((__m256i)h); }
 static inline half_vec v_to_f16(vec a) { return (half_vec)_mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT); }
 static inline void v_widen(const vec s[1], dvec d[1]) {

@@ -67,6 +67,8 @@ static inline void v_doubles(vec a, dvec d[2]) {
     d[1] = vcvt_high_f64_f32(a);
 }
 typedef uint16x4_t half_vec;
+static inline ivec v_wide(half_vec h) { return (ivec)vmovl_u16(h); }
+static inline half_vec v_upper(ivec a) { return vshrn_n_u32((uint32x4_t)a, 16); }
 static inline vec v_from_f16(half_vec h) { return vcvt_f32_f16(vreinterpret_f16_u16(h)); }
 static inline half_vec v_to_f16(vec a) { return vreinterpret_u16_f16(vcvt_f16_f32(a)); }
 static inline void v_widen(const vec s[2], dvec d[4]) {

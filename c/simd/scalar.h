@@ -13,7 +13,8 @@
  *                         v_dif_less(a, b, c, d) = a < b ? c : d
  *   v_doubles(a, d)       the lanes as doubles, W / DOUBLES vectors of them; v_singles(d) rounds them to T
  *   v_widen(s, d)         float32 only: the eight lane sums as doubles; where W = 16, of the two halves added
- *   half_vec              float32 only: W 16-bit integers; v_from_f16(h), v_to_f16(a), to nearest, ties to even
+ *   half_vec              float32 only: W 16-bit integers; v_from_f16(h), v_to_f16(a), to nearest, ties to even; v_wide(h)
+ *                         as integers; v_upper(a) of integers their upper halves
  *   v_bytes(p)            W bytes as integers
  *   v_transpose(m)        W vectors: lane j of m[i] goes to lane i of m[j]
  *   v_stream(p, a)        v_store past the cache, p a multiple of the vector's size; v_streamed() before others may look;
@@ -76,6 +77,8 @@ static inline void v_doubles(vec a, dvec d[1]) { d[0] = (dvec){(double)a[0]}; }
 static inline vec v_singles(const dvec d[1]) { return (vec){(T)d[0][0]}; }
 #if !FSM_DOUBLE
 typedef uint16_t half_vec __attribute__((vector_size(2)));
+static inline ivec v_wide(half_vec h) { return __builtin_convertvector(h, ivec); }
+static inline half_vec v_upper(ivec a) { return __builtin_convertvector(a >> 16, half_vec); }
 static inline vec v_from_f16(half_vec h) {
     uint32_t sign = h[0] & 0x8000U, rest = h[0] & 0x7fffU;
     if (rest < 0x400) return v_set1((sign ? -0x1p-24f : 0x1p-24f) * (T)rest);
