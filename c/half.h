@@ -43,28 +43,30 @@ static bool is_direct(fsm_op op, size_t n) { return fsm_is_blockwise(op) && n > 
 
 /* Some rows of n <= FSM_BLOCK elements: their terms and numbers are kept here; what has no terms, or lies side by side, is converted
  * first. */
-static void some_half_rows(fsm_op op, fsm_type type, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch,
-                           size_t rows, size_t n, double log_n) {
+static void some_half_rows(fsm_op op, fsm_type type, const struct fsm_modify *how, const void *x, ptrdiff_t x_pitch,
+                           void *y, ptrdiff_t y_pitch, size_t rows, size_t n, double log_n) {
     T tile[FSM_BLOCK], numbers[MANY];
     bool one = fsm_is_reduction(op);
     ptrdiff_t pitch = (ptrdiff_t)n;
-    if (is_direct(op, n)) {
-        rowwise(op, type, x, x_pitch, tile, pitch, one ? numbers : y, one ? 1 : y_pitch, rows, n, log_n, NULL, NULL);
+    if (how || is_direct(op, n)) {
+        rowwise(op, type, x, x_pitch, tile, pitch, one ? numbers : y, one ? 1 : y_pitch, rows, n, log_n, how, NULL,
+                NULL);
     } else {
         kernel_widen(type, x, x_pitch, tile, pitch, rows, n);
-        own_rows(op, tile, pitch, one ? numbers : tile, one ? 1 : pitch, rows, n, NULL, NULL);
+        own_rows(op, NULL, tile, pitch, one ? numbers : tile, one ? 1 : pitch, rows, n, NULL, NULL);
         if (!one) kernel_narrow(type, tile, pitch, y, y_pitch, rows, n);
     }
     if (one) kernel_narrow(type, numbers, 1, y, y_pitch, rows, 1);
 }
 
-static void half_rows(fsm_op op, fsm_type type, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch,
-                      size_t rows, size_t n) {
+static void half_rows(fsm_op op, fsm_type type, const struct fsm_modify *how, const void *x, ptrdiff_t x_pitch, void *y,
+                      ptrdiff_t y_pitch, size_t rows, size_t n) {
     double log_n = op == FSM_LOGMEANEXP ? log_of_count(n) : 0;
-    size_t k = is_direct(op, n) ? rows_at_once(n) : FSM_BLOCK / n < MANY ? FSM_BLOCK / n : MANY;
+    size_t k = how || is_direct(op, n) ? rows_at_once(n) : FSM_BLOCK / n < MANY ? FSM_BLOCK / n : MANY;
+    struct fsm_modify rest;
     for (size_t i = 0; i < rows; i += k)
-        some_half_rows(op, type, x_at(type, x, (ptrdiff_t)i * x_pitch), x_pitch, y_at(type, y, (ptrdiff_t)i * y_pitch),
-                       y_pitch, rows - i < k ? rows - i : k, n, log_n);
+        some_half_rows(op, type, skip_rows(how, type, i, &rest), x_at(type, x, (ptrdiff_t)i * x_pitch), x_pitch,
+                       y_at(type, y, (ptrdiff_t)i * y_pitch), y_pitch, rows - i < k ? rows - i : k, n, log_n);
 }
 
 #endif

@@ -17,6 +17,7 @@
 
 #include "terms.h"
 #include "format.h"
+#include "input.h"
 #include "closing.h"
 #include "rowwise.h"
 #include "tile.h"
@@ -35,26 +36,28 @@ static size_t side_by_side(fsm_op op) { return fsm_is_map(op) ? SHORT_MAPS : SHO
 /* Longer ones are worked on pass by pass, so many that they stay in the first level of the cache. */
 static size_t rows_at_once(size_t n) { return n < 4096 / BATCH ? BATCH : n < 4096 ? 4096 / n : 1; }
 
-static void all_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n,
-                     const T *max, T *norms) {
+static void all_rows(fsm_op op, const struct fsm_modify *how, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch,
+                     size_t rows, size_t n, const T *max, T *norms) {
     T tile[(SHORT_REDUCTIONS + W) * BATCH];
     double log_n = op == FSM_LOGMEANEXP ? log_of_count(n) : 0;
     size_t batch = rows_at_once(n);
+    struct fsm_modify rest;
     for (; rows; rows -= batch, x += (ptrdiff_t)batch * x_pitch, y += (ptrdiff_t)batch * y_pitch) {
         batch = rows < batch ? rows : batch;
-        if (n <= side_by_side(op) && batch > 4)
+        if (!how && n <= side_by_side(op) && batch > 4)
             tilewise(op, x, (struct layout){x_pitch, 1}, y, (struct layout){y_pitch, 1}, batch, n, log_n, tile, norms);
         else
-            rowwise(op, OWN_TYPE, x, x_pitch, y, y_pitch, y, y_pitch, batch, n, log_n, max, norms);
+            rowwise(op, OWN_TYPE, x, x_pitch, y, y_pitch, y, y_pitch, batch, n, log_n, how, max, norms);
+        how = skip_rows(how, OWN_TYPE, batch, &rest);
         if (max) max += batch;
         if (norms) norms += 2 * batch;
     }
 }
 
-static void own_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows, size_t n,
-                     const T *max, T *norms) {
+static void own_rows(fsm_op op, const struct fsm_modify *how, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch,
+                     size_t rows, size_t n, const T *max, T *norms) {
     if (fsm_is_blockwise(op)) {
-        all_rows(op, x, x_pitch, y, y_pitch, rows, n, max, norms);
+        all_rows(op, how, x, x_pitch, y, y_pitch, rows, n, max, norms);
         return;
     }
     for (; rows--; x += x_pitch, y += y_pitch)
@@ -72,12 +75,12 @@ static void own_rows(fsm_op op, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y
 #include "half.h"
 #endif
 
-static void kernel_rows(fsm_op op, fsm_type type, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch,
-                        size_t rows, size_t n, const void *max, void *norms) {
+static void kernel_rows(fsm_op op, fsm_type type, const struct fsm_modify *how, const void *x, ptrdiff_t x_pitch,
+                        void *y, ptrdiff_t y_pitch, size_t rows, size_t n, const void *max, void *norms) {
     if (type == OWN_TYPE)
-        own_rows(op, x, x_pitch, y, y_pitch, rows, n, max, norms);
+        own_rows(op, how, x, x_pitch, y, y_pitch, rows, n, max, norms);
     else
-        half_rows(op, type, x, x_pitch, y, y_pitch, rows, n);
+        half_rows(op, type, how, x, x_pitch, y, y_pitch, rows, n);
 }
 
 /* As many rows side by side as leave their tiles in a quarter of a megabyte of cache. */

@@ -46,12 +46,18 @@ struct fsm_part {
     double peak, top;     /* and the term of a maximum that is nearly all of the sum, and what becomes of it; or -1 */
 };
 
-/* What is done to some elements of a row: those of fsm_modifiers that work on elements, next to each other, of the kernels'
- * type. */
+/* What is done to rows on their way, as in fsm_modifiers: each has its own things a pitch (in elements) after those of the row
+ * before, whose elements are next to each other. */
 struct fsm_modify {
-    double temperature, softcap; /* 1 and 0: nothing */
-    const void *bias;
-    const unsigned char *where;
+    const void *temperature; /* of the kernels' type; or NULL: 1 */
+    ptrdiff_t temperature_pitch;
+    double softcap; /* 0: nothing. `modify` only */
+    const void *bias; /* of the kernels' type or the rows'; or NULL */
+    fsm_type bias_type;
+    ptrdiff_t bias_pitch;
+    const unsigned char *where; /* or NULL */
+    ptrdiff_t where_pitch;
+    const void *empty; /* of the kernels' type: all results of rows of nothing but -inf; NULL: NaN. `rows` only */
 };
 
 /* The targets of some rows, see fsm_modifiers: each a step (in elements) after the last. */
@@ -74,11 +80,12 @@ struct fsm_dot {
 struct fsm_kernels {
     /* Whole rows of at most FSM_BLOCK elements; logcumsumexp and element by element: of any length, unless they are of a half
      * type. `type` is that of x and y: the table's own, or in that of float32 a half type, without max and norms. A row's
-     * elements are next to each other, rows are a pitch apart (in elements). max: the rows' maxima, NaN dropped, if they are
-     * known, or NULL. norms: NULL, or for softmax, log_softmax and logsumexp where also (for logsumexp instead of y) the norms of rows go, two
-     * numbers each: logsumexp as log_softmax takes it off, in two parts; or NaN and logsumexp, where there is no log_softmax. */
-    void (*rows)(fsm_op op, fsm_type type, const void *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch, size_t rows,
-                 size_t n, const void *max, void *norms);
+     * elements are next to each other, rows are a pitch apart (in elements). how: what is done to them on their way, or NULL.
+     * max: the rows' maxima, NaN dropped, if they are known, or NULL. norms: NULL, or for softmax, log_softmax and logsumexp
+     * where also (for logsumexp instead of y) the norms of rows go, two numbers each: logsumexp as log_softmax takes it off, in
+     * two parts; or NaN and logsumexp, where there is no log_softmax. */
+    void (*rows)(fsm_op op, fsm_type type, const struct fsm_modify *how, const void *x, ptrdiff_t x_pitch, void *y,
+                 ptrdiff_t y_pitch, size_t rows, size_t n, const void *max, void *norms);
 
     /* Whole rows of at most FSM_BLOCK elements for softmax, log_softmax, logsumexp and logmeanexp, at any distances: from
      * one row to the next, and from one element to the next. tile is scratch, FSM_TILE(n) elements. */
@@ -89,19 +96,20 @@ struct fsm_kernels {
      * number a row writes it to y; finish for each. part stores the terms of a softmax, of the table's own type, in terms
      * (which can be y, if that is of it), and finish takes them from there; or both are given NULL, and finish computes them
      * again. finish can write past the cache, for rows that would not stay there; part can read x once instead of twice, which
-     * pays for them. A norm is found if part and join know that it is wanted, for a softmax not of a half type. */
-    void (*part)(fsm_op op, fsm_type type, struct fsm_part *part, const void *x, void *terms, size_t n, bool once,
-                 const void *max, bool norm);
+     * pays for them. A norm is found if part and join know that it is wanted, for a softmax not of a half type. how: what is done
+     * to the part, as if it were a row. */
+    void (*part)(fsm_op op, fsm_type type, const struct fsm_modify *how, struct fsm_part *part, const void *x,
+                 void *terms, size_t n, bool once, const void *max, bool norm);
     void (*join)(fsm_op op, struct fsm_part *parts, size_t count, size_t n, void *y, void *norm);
-    void (*finish)(fsm_op op, fsm_type type, const struct fsm_part *part, const void *x, const void *terms, void *y,
-                   size_t n, bool past);
+    void (*finish)(fsm_op op, fsm_type type, const struct fsm_modify *how, const struct fsm_part *part, const void *x,
+                   const void *terms, void *y, size_t n, bool past);
 
     /* float32 only: rows of a half type as float32, and rounded to nearest (to even) back. */
     void (*widen)(fsm_type type, const void *x, ptrdiff_t x_pitch, float *to, ptrdiff_t to_pitch, size_t rows,
                   size_t n);
     void (*narrow)(fsm_type type, const float *x, ptrdiff_t x_pitch, void *y, ptrdiff_t y_pitch, size_t rows, size_t n);
-    /* n elements on their way to the others, see fsm_modifiers; z may be x. Whether any is not -inf; max becomes the largest, if
-     * that is larger, NaN dropped. */
+    /* n elements of a row, modified, for what is not done on the way; z may be x. Whether any is not -inf; max becomes the
+     * largest, if that is larger, NaN dropped. */
     bool (*modify)(const struct fsm_modify *how, const void *x, void *z, size_t n, void *max);
     /* Rows a pitch apart. Their targets, given x with the elements from..to - 1 alone (others are -inf); from these to
      * log-probabilities, with the norms; slopes, two numbers a row: what softmax is multiplied by for the gradient, and

@@ -11,6 +11,7 @@ struct long_row {
     atomic_bool some;   /* whether any element is not -inf */
     const void *factor; /* of the computed type: what results are multiplied by; or NULL */
     bool norm;          /* whether it is wanted */
+    bool fused;         /* whether the kernels modify it */
 };
 
 static size_t parts_of(const struct job *j) { return (j->row.count + FSM_BLOCK - 1) / FSM_BLOCK; }
@@ -32,9 +33,10 @@ static size_t bytes_for_long(const struct job *j) { return bytes_of_parts(j) + b
 
 /* ---- Rows that are prepared ---- */
 
-/* Also those of a half type whose norms are wanted, which the kernels find for float32 alone. */
+/* Those that the kernels do not modify; and of a half type whose norms are wanted, which they find for float32 alone. */
 static bool is_prepared(const struct long_row *r) {
-    return !is_bare(r->job) || (is_half(r->job->type) && (r->norm || fsm_has_target(r->job->op)));
+    if (is_half(r->job->type) && (r->norm || fsm_has_target(r->job->op))) return true;
+    return !is_bare(r->job) && !r->fused;
 }
 
 static char *terms_of_part(const struct long_row *r, size_t i, void *otherwise) {
@@ -49,21 +51,23 @@ static void run_prepared_part(void *row, size_t i) {
     void *max = least(r->job, &number, 0);
     if (prepare(r->job, &r->source, i * FSM_BLOCK, n, z, max))
         atomic_store_explicit(&r->some, true, memory_order_relaxed);
-    r->job->kernels->part(r->job->op, computed(r->job->type), &r->parts[i], z, r->terms || r->norm ? z : NULL, n, false,
+    r->job->kernels->part(r->job->op, computed(r->job->type), NULL, &r->parts[i], z, r->terms || r->norm ? z : NULL, n, false,
                           r->job->modifiers ? max : NULL, r->norm);
 }
+static bool is_empty(const struct long_row *r) { return r->job->modifiers && r->job->modifiers->empty && !r->some; }
+
 static void run_prepared_finish(void *row, size_t i) {
     struct long_row *r = row;
     const struct job *j = r->job;
     double tile[FSM_BLOCK];
     char *z = terms_of_part(r, i, tile);
     size_t n = elements_of(r, i);
-    if (j->modifiers && j->modifiers->empty && !r->some) {
+    if (is_empty(r)) {
         fill_empty(j, z, n);
     } else {
         double max;
         if (!r->terms) prepare(j, &r->source, i * FSM_BLOCK, n, z, least(j, &max, 0));
-        j->kernels->finish(j->op, computed(j->type), &r->parts[i], z, r->terms ? z : NULL, z, n, false);
+        j->kernels->finish(j->op, computed(j->type), NULL, &r->parts[i], z, r->terms ? z : NULL, z, n, false);
     }
     if (r->factor) j->kernels->times(z, n, r->factor);
     if (is_half(j->type)) j->kernels->narrow(j->type, (float *)(void *)z, 0, r->y + bytes_before(j->type, i), 0, 1, n);
@@ -74,16 +78,27 @@ static void run_prepared_finish(void *row, size_t i) {
 static void run_part(void *row, size_t i) {
     struct long_row *r = row;
     const struct job *j = r->job;
-    j->kernels->part(j->op, j->type, &r->parts[i], r->source.x + bytes_before(j->type, i), terms_of_part(r, i, NULL),
-                     elements_of(r, i), j->once, NULL, r->norm);
+    struct fsm_part *part = &r->parts[i];
+    struct fsm_modify how;
+    if (r->fused) how = how_of(j, &r->source, i * FSM_BLOCK);
+    j->kernels->part(j->op, j->type, r->fused ? &how : NULL, part, r->source.x + bytes_before(j->type, i),
+                     terms_of_part(r, i, NULL), elements_of(r, i), j->once, NULL, r->norm);
+    if (r->fused && (part->max > -(double)INFINITY || isnan(part->sum.hi)))
+        atomic_store_explicit(&r->some, true, memory_order_relaxed);
 }
+
 static void run_finish(void *row, size_t i) {
     struct long_row *r = row;
     const struct job *j = r->job;
-    size_t bytes = bytes_before(j->type, i);
-    j->kernels->finish(j->op, j->type, &r->parts[i], r->source.x + bytes, terms_of_part(r, i, NULL), r->y + bytes,
-                       elements_of(r, i), j->past);
-    if (r->factor) j->kernels->times(r->y + bytes, elements_of(r, i), r->factor);
+    const size_t bytes = bytes_before(j->type, i), n = elements_of(r, i);
+    struct fsm_modify how;
+    if (r->fused) how = how_of(j, &r->source, i * FSM_BLOCK);
+    if (is_empty(r))
+        fill_row(j, j->type, r->y + bytes, value_of(j, j->modifiers->empty), n);
+    else
+        j->kernels->finish(j->op, j->type, r->fused ? &how : NULL, &r->parts[i], r->source.x + bytes,
+                           terms_of_part(r, i, NULL), r->y + bytes, n, j->past);
+    if (r->factor) j->kernels->times(r->y + bytes, n, r->factor);
 }
 
 /* ---- Both ---- */
@@ -94,6 +109,7 @@ static struct long_row sum_parts(const struct job *j, struct source source, void
                                  unsigned threads) {
     struct fsm_part *parts = (struct fsm_part *)(void *)beside;
     struct long_row r = {.job = j, .source = source, .y = y, .parts = parts, .norm = norm};
+    r.fused = !is_bare(j) && is_fused(j);
     if (is_half(j->type) && bytes_of_terms(j))
         r.terms = beside + bytes_of_parts(j);
     else if (!is_half(j->type) && !fsm_is_reduction(j->op) && !j->again)

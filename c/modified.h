@@ -6,6 +6,7 @@
 enum {
     AT_ONCE = 4096, /* elements, roughly: they stay in the first level of the cache */
     RUN = 64,       /* rows up to this long are prepared several at once, if everything lies in one piece */
+    FUSED = 49,     /* rows from this length on are modified on the way; shorter ones are worked on side by side */
 };
 
 /* The elements of a row with its sink, which is the last of them. */
@@ -128,18 +129,20 @@ static struct cut cut_of(const struct job *j, size_t outer, size_t inner, size_t
     return c.from < c.to ? c : (struct cut){0, FSM_GROUP};
 }
 
-static void fill_with(fsm_type type, void *p, double value, size_t n) {
-    for (size_t i = 0; type == FSM_F64 && i < n; i++) ((double *)p)[i] = value;
-    for (size_t i = 0; type == FSM_F32 && i < n; i++) ((float *)p)[i] = (float)value;
-}
-
 /* The results of what was cut off: NaN in a row of NaN, else what -inf gives. */
-static void fill_ends(const struct job *j, char *row, struct cut c) {
-    fsm_type type = computed(j->type);
-    double first = value_of(j, at(row, (ptrdiff_t)c.from, type));
+static void fill_ends(const struct job *j, fsm_type type, char *row, struct cut c) {
+    double first;
+    const char *kept = at(row, (ptrdiff_t)c.from, type);
+    if (is_half(type)) {
+        float wide;
+        j->kernels->widen(type, kept, 0, &wide, 0, 1, 1);
+        first = (double)wide;
+    } else {
+        first = value_of(j, kept);
+    }
     double value = isnan(first) ? first : j->op == FSM_LOG_SOFTMAX ? -(double)INFINITY : 0;
-    fill_with(type, row, value, c.from);
-    fill_with(type, (char *)at(row, (ptrdiff_t)c.to, type), value, j->row.count - c.to);
+    fill_row(j, type, row, value, c.from);
+    fill_row(j, type, (char *)at(row, (ptrdiff_t)c.to, type), value, j->row.count - c.to);
 }
 
 static bool is_nothing(const struct job *j, const char *z, size_t n) {
@@ -183,11 +186,11 @@ static void run_plain(const struct job *prepared, fsm_op op, const char *x, ptrd
     struct job plain = *prepared;
     plain.op = op;
     if (!is_long(&plain)) {
-        plain.kernels->rows(op, plain.type, x, x_pitch, y, y_pitch, rows, plain.row.count, max, norms);
+        plain.kernels->rows(op, plain.type, NULL, x, x_pitch, y, y_pitch, rows, plain.row.count, max, norms);
         return;
     }
     for (size_t r = 0; r < rows; r++) {
-        struct source row = {at(x, (ptrdiff_t)r * x_pitch, plain.type), 1, NULL, NULL};
+        struct source row = {at(x, (ptrdiff_t)r * x_pitch, plain.type), NULL, NULL, NULL};
         void *norm = norms ? (void *)at(norms, 2 * (ptrdiff_t)r, plain.type) : NULL;
         run_parts(&plain, row, (char *)at(y, (ptrdiff_t)r * y_pitch, plain.type), norm, NULL, beside, 1);
     }
@@ -256,7 +259,7 @@ static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, 
         return;
     }
     for (size_t r = 0; c.to - c.from < j->row.count && r < rows; r++)
-        fill_ends(j, (char *)at(z, (ptrdiff_t)r * z_pitch, plain.type), c);
+        fill_ends(j, plain.type, (char *)at(z, (ptrdiff_t)r * z_pitch, plain.type), c);
     for (size_t r = 0; m->empty && r < rows; r++)
         if (!some[r]) fill_empty(j, (char *)at(z, (ptrdiff_t)r * z_pitch, computed(j->type)), j->row.count);
     if (fsm_has_target(j->op)) j->kernels->gradients(&targets, losses.slopes, z, z_pitch, rows, j->row.count);
@@ -275,12 +278,48 @@ static void run_task_modified(void *job, size_t index) {
     give_back(j, mine);
 }
 
+/* ---- Rows that the kernels modify on the way ---- */
+
+/* Where they may be cut, all results of a row of nothing are what -inf gives. */
+static struct cut cut_of_fused(const struct job *j, size_t outer, size_t inner, size_t rows) {
+    const void *empty = j->modifiers->empty;
+    bool usual = !empty || value_of(j, empty) == (j->op == FSM_LOG_SOFTMAX ? -INFINITY : 0);
+    return usual ? cut_of(j, outer, inner, rows) : (struct cut){0, j->row.count};
+}
+
+static void run_fused_rows(const struct job *j, size_t outer, size_t inner, size_t rows) {
+    struct cut c = cut_of_fused(j, outer, inner, rows);
+    const char *x = x_row(j, outer, inner);
+    char *y = y_row(j, outer, inner);
+    struct source s = source_of(j, x, outer, inner);
+    struct fsm_modify how = how_of(j, &s, c.from);
+    struct losses l;
+    bool one = fsm_is_reduction(j->op);
+    j->kernels->rows(j->op, j->type, is_bare(j) ? NULL : &how, at(x, (ptrdiff_t)c.from, j->type), j->inner.x,
+                     one ? y : (char *)at(y, (ptrdiff_t)c.from, j->type), j->inner.y, rows, c.to - c.from, NULL,
+                     wants_norms(j) ? l.norms : NULL);
+    if (wants_norms(j)) put_lses(j, outer, inner, &l, rows);
+    for (size_t r = 0; !one && c.to - c.from < j->row.count && r < rows; r++)
+        fill_ends(j, j->type, (char *)at(y, (ptrdiff_t)r * j->inner.y, j->type), c);
+}
+
+static void run_task_fused(void *job, size_t index) {
+    const struct job *j = job;
+    struct task t = task_of(j, index);
+    const size_t some = j->modifiers->where ? rows_at_once(j) : NUMBERS;
+    for (size_t r = 0; r < t.rows; r += some)
+        run_fused_rows(j, t.outer, t.inner + r, t.rows - r < some ? t.rows - r : some);
+}
+
 static fsm_status run_modified(struct job *j, unsigned threads) {
     if (j->row.count == 1) j->row.x = j->row.y = 1;
     if (is_in_one_piece(j) && is_long(j) && !j->modifiers->sink) return run_whole_long(j, threads);
     size_t some = rows_at_once(j), more = CHUNK / (some * total_of(j));
     group_rows(j, some * (more < 1 ? 1 : more));
-    return run_with_scratch(run_task_modified, j, plan_of(j).bytes, threads);
+    if (!is_in_one_piece(j) || j->row.count < FUSED || !is_fused(j))
+        return run_with_scratch(run_task_modified, j, plan_of(j).bytes, threads);
+    fsm_pool_run(run_task_fused, j, tasks_of(j), threads);
+    return FSM_OK;
 }
 
 #endif

@@ -22,56 +22,35 @@ TEMPLATE void v_tanh(size_t k, vec *x) {
 
 /* ---- All of it ---- */
 
-struct modifier {
-    vec temperature;
-    const T *bias;
-    const unsigned char *where;
-};
-
-/* k vectors from element i on; the result has a bit set if any is something else than -inf. Division is the processor's own:
- * by the reciprocal in two parts, and corrected (Markstein, IBM J. Res. Dev. 34(1), 1990), it takes 3.7 cycles for eight float32
- * instead of 3.4, with all that has to be looked out for. */
-TEMPLATE ivec modify_some(size_t k, bool divides, bool adds, bool masks, const struct modifier *m, const T *x, T *z,
-                          size_t i, vec *max) {
-    vec nothing = v_set1(-(T)INFINITY);
+/* k vectors from element i on; the result has a bit set if any is something else than -inf. */
+TEMPLATE ivec modify_some(size_t k, const struct input *in, T *z, size_t i, vec *max) {
+    vec v[LOCKSTEP];
     ivec some = {0};
     for (size_t u = 0; k > 1 && u < k * W; u += LINE) {
-        __builtin_prefetch(x + i + u + AHEAD / 4);
+        __builtin_prefetch((const T *)in->x + i + u + AHEAD / 4);
         __builtin_prefetch(z + i + u + SOON, 1);
     }
+    read_vectors(OWN_TYPE, true, k, in, i, v);
     EACH (u, k) {
-        vec v = v_load(x + i + u * W);
-        if (divides) v /= m->temperature;
-        if (adds) v += v_load(m->bias + i + u * W);
-        if (masks) {
-            ivec out = v_bytes(m->where + i + u * W) == 0;
-            v = (vec)(((ivec)v & ~out) | ((ivec)nothing & out));
-        }
-        some |= (ivec)v ^ (ivec)nothing;
-        max[u] = v_max(v, max[u]);
-        v_store(z + i + u * W, v);
+        some |= (ivec)v[u] ^ (ivec)v_set1(-(T)INFINITY);
+        max[u] = v_max(v[u], max[u]);
+        v_store(z + i + u * W, v[u]);
     }
     return some;
 }
 
-TEMPLATE bool modify_with(bool divides, bool adds, bool masks, const struct modifier *m, const T *x, T *z, size_t n,
-                          T *largest) {
+static bool modify_row(const struct input *in, T *z, size_t n, T *largest) {
     ivec some = {0};
     vec max[LOCKSTEP];
     EACH (u, LOCKSTEP) max[u] = v_set1(*largest);
     size_t i = 0;
-    for (; i + LOCKSTEP * W <= n; i += LOCKSTEP * W)
-        some |= modify_some(LOCKSTEP, divides, adds, masks, m, x, z, i, max);
-    for (; i + W <= n; i += W) some |= modify_some(1, divides, adds, masks, m, x, z, i, max);
-    if (i < n) { /* what is left, in whole vectors of nothing */
-        T last[W], bias[W] = {0};
-        unsigned char where[W] = {0};
-        v_store(last, v_load_part(x + i, n - i, -(T)INFINITY));
-        if (adds) memcpy(bias, m->bias + i, (n - i) * sizeof(T));
-        if (masks) memcpy(where, m->where + i, n - i);
-        struct modifier rest = {m->temperature, bias, where};
-        some |= modify_some(1, divides, adds, masks, &rest, last, last, 0, max);
-        v_store_part(z + i, n - i, v_load(last));
+    for (; i + LOCKSTEP * W <= n; i += LOCKSTEP * W) some |= modify_some(LOCKSTEP, in, z, i, max);
+    for (; i + W <= n; i += W) some |= modify_some(1, in, z, i, max);
+    if (i < n) {
+        vec v = read_part(OWN_TYPE, true, in, i, n - i);
+        some |= (ivec)v ^ (ivec)v_set1(-(T)INFINITY);
+        max[0] = v_max(v, max[0]);
+        v_store_part(z + i, n - i, v);
     }
     *largest = v_largest(v_max(v_max(max[0], max[1]), v_max(max[2], max[3])));
     bits_t any = 0;
@@ -100,23 +79,13 @@ static void cap_row(T t, T c, const T *x, T *z, size_t n) {
     }
 }
 
-static bool kernel_modify(const struct fsm_modify *how, const void *vx, void *vz, size_t n, void *max) {
-    const T *x = vx;
-    T *z = vz;
-    struct modifier m = {v_set1((T)how->temperature), how->bias, how->where};
-    bool divides = how->temperature != 1;
+static bool kernel_modify(const struct fsm_modify *how, const void *x, void *z, size_t n, void *max) {
+    struct input in = input_of(OWN_TYPE, x, how, 0);
     if (how->softcap > 0) {
-        cap_row((T)how->temperature, (T)how->softcap, x, z, n);
-        x = z, divides = false;
+        cap_row(in.temperature, (T)how->softcap, x, z, n);
+        in.x = z, in.temperature = 1;
     }
-    if (divides && m.bias && m.where) return modify_with(true, true, true, &m, x, z, n, max);
-    if (divides && m.bias) return modify_with(true, true, false, &m, x, z, n, max);
-    if (divides && m.where) return modify_with(true, false, true, &m, x, z, n, max);
-    if (divides) return modify_with(true, false, false, &m, x, z, n, max);
-    if (m.bias && m.where) return modify_with(false, true, true, &m, x, z, n, max);
-    if (m.bias) return modify_with(false, true, false, &m, x, z, n, max);
-    if (m.where) return modify_with(false, false, true, &m, x, z, n, max);
-    return modify_with(false, false, false, &m, x, z, n, max);
+    return modify_row(&in, z, n, max);
 }
 
 #endif

@@ -23,28 +23,24 @@ struct exp_pair EXP_PAIR(FSM_ISA)(double t) {
 }
 #endif
 
-static void sum_part(fsm_op op, fsm_type type, struct batch *b, struct batch *rest, const void *x, T *terms, size_t n,
-                     bool once, const T *max) {
-    enum use use = op != FSM_SOFTMAX ? SKIP_MAX : terms ? STORE : ADD;
+static void sum_part(fsm_op op, fsm_type type, bool modified, struct batch *b, struct batch *rest,
+                     const struct input *in, T *terms, size_t n, bool once, const T *max) {
+    enum use use = op != FSM_SOFTMAX ? SKIP_MAX : rest ? STORE_AND_SUM_BOTH : terms ? STORE : ADD;
     if (once && !max && !rest && op == FSM_SOFTMAX && type == OWN_TYPE &&
-        sum_once(terms ? STORE_AND_FIND_MAX : ADD_AND_FIND_MAX, b, 0, x, terms, n))
+        sum_once(modified, terms ? STORE_AND_FIND_MAX : ADD_AND_FIND_MAX, b, 0, in, terms, n))
         return;
-    b->max[0] = max ? *max : row_max(type, x, n);
+    b->max[0] = max ? *max : row_max(type, modified, in, n);
     open_rows(b, 1);
     if (!(b->max[0] > -(T)INFINITY)) b->shift[0] = 0; /* nothing, or NaN */
-    if (rest)
-        sum_both(b, rest, 0, x, terms, n);
-    else if (type != OWN_TYPE)
-        sum_half(type, use, b, 0, x, terms, n);
-    else
-        sum_row(use, b, 0, x, terms, n);
+    sum_row(type, modified, use, b, rest, 0, in, terms, n);
 }
 
-static void kernel_part(fsm_op op, fsm_type type, struct fsm_part *part, const void *x, void *terms, size_t n,
-                        bool once, const void *max, bool norm) {
+static void kernel_part(fsm_op op, fsm_type type, const struct fsm_modify *how, struct fsm_part *part, const void *x,
+                        void *terms, size_t n, bool once, const void *max, bool norm) {
     struct batch b, rest;
+    struct input in = input_of(type, x, how, 0);
     bool both = norm && op == FSM_SOFTMAX;
-    sum_part(op, type, &b, both ? &rest : NULL, x, terms, n, once, max);
+    sum_part(op, type, how, &b, both ? &rest : NULL, &in, terms, n, once, max);
     *part = (struct fsm_part){.max = (double)b.max[0], .shift = (double)b.shift[0], .base = (double)b.base[0]};
     part->sum = (struct fsm_sum){b.sum[0], b.low[0], b.count[0]};
     if (both) part->rest = (struct fsm_sum){rest.sum[0], rest.low[0], rest.count[0]};
@@ -141,63 +137,67 @@ static void kernel_join(fsm_op op, struct fsm_part *parts, size_t count, size_t 
 
 /* ---- The last pass of a part ---- */
 
-/* The terms once more, k vectors of them. */
-TEMPLATE void finish_again_some(fsm_type type, bool plain, bool past, size_t k, const struct last *l,
-                                const struct base *b, const void *x, void *y) {
+/* The terms once more, k vectors of them from element i on. */
+TEMPLATE void finish_again_some(fsm_type type, bool modified, bool plain, bool past, size_t k, const struct last *l,
+                                const struct base *b, const struct input *in, void *y, size_t i) {
     vec t[LOCKSTEP];
     UNROLL
-    for (size_t u = 0; u < k * W; u += LINE) __builtin_prefetch(x_at(type, x, u + AHEAD));
-    EACH (u, k) t[u] = load_as(type, x_at(type, x, u * W));
+    for (size_t u = 0; u < k * W; u += LINE) __builtin_prefetch(x_at(type, in->x, i + u + AHEAD));
+    read_vectors(type, modified, k, in, i, t);
     terms_of(k, !plain, t, b);
     EACH (u, k) {
         t[u] = plain ? scaled(t[u], l) : scaled_part(t[u], l);
-        past ? v_stream(y_at(type, y, u * W), t[u]) : store_as(type, y_at(type, y, u * W), t[u]);
+        past ? v_stream(y_at(type, y, i + u * W), t[u]) : store_as(type, y_at(type, y, i + u * W), t[u]);
     }
 }
 
-TEMPLATE void finish_again(fsm_type type, bool plain, bool past, const struct last *l, const struct base *b,
-                           const void *x, void *y, size_t n) {
+TEMPLATE void finish_again(fsm_type type, bool modified, bool plain, bool past, const struct last *l,
+                           const struct base *b, const struct input *in, void *y, size_t n) {
     size_t head = type != OWN_TYPE ? 0 : unaligned(y) < n ? unaligned(y) : n;
     for (size_t i = 0; i < n;) {
         size_t k = i < head ? head : n - i < W ? n - i : W;
         if (k < W) {
-            vec t = term_of(!plain, load_part_as(type, x_at(type, x, i), k, 0), b);
+            vec t = term_of(!plain, read_part(type, modified, in, i, k), b);
             store_part_as(type, y_at(type, y, i), k, plain ? scaled(t, l) : scaled_part(t, l));
         } else if (n - i < LOCKSTEP * W) {
-            finish_again_some(type, plain, past, 1, l, b, x_at(type, x, i), y_at(type, y, i));
+            finish_again_some(type, modified, plain, past, 1, l, b, in, y, i);
         } else {
-            finish_again_some(type, plain, past, LOCKSTEP, l, b, x_at(type, x, i), y_at(type, y, i));
+            finish_again_some(type, modified, plain, past, LOCKSTEP, l, b, in, y, i);
             k = LOCKSTEP * W;
         }
         i += k;
     }
 }
 
-TEMPLATE void finish_as(fsm_type type, fsm_op op, const struct fsm_part *p, const void *x, const void *terms, void *y,
-                        size_t n, bool past) {
+TEMPLATE void finish_as(fsm_type type, bool modified, fsm_op op, const struct fsm_part *p, const struct input *in,
+                        const void *terms, void *y, size_t n, bool past) {
     struct last l = {v_set1((T)p->hi),  v_set1((T)p->lo),   v_set1((T)p->peak),
                      v_set1((T)p->top), v_set1((T)p->down), v_set1((T)p->further)};
     struct base b = base_of(v_set1((T)p->shift), v_set1((T)p->base));
+    struct input kept = {.x = terms};
     bool plain = p->shift == 0 && p->down == 1 && p->peak < 0 && !isnan(p->hi);
     past = past && type == OWN_TYPE;
+#define AGAIN(plain, past) finish_again(type, modified, plain, past, &l, &b, in, y, n)
     if (op == FSM_LOG_SOFTMAX && past)
-        apply_with(shifted_special, type, type, true, &l, x, y, n);
+        apply_with(shifted_special, type, modified, type, true, &l, in, y, n);
     else if (op == FSM_LOG_SOFTMAX)
-        apply_with(shifted_special, type, type, false, &l, x, y, n);
+        apply_with(shifted_special, type, modified, type, false, &l, in, y, n);
     else if (!terms && past)
-        plain ? finish_again(type, true, true, &l, &b, x, y, n) : finish_again(type, false, true, &l, &b, x, y, n);
+        plain ? AGAIN(true, true) : AGAIN(false, true);
     else if (!terms)
-        plain ? finish_again(type, true, false, &l, &b, x, y, n) : finish_again(type, false, false, &l, &b, x, y, n);
+        plain ? AGAIN(true, false) : AGAIN(false, false);
     else if (plain)
-        apply_with(scaled, OWN_TYPE, type, false, &l, terms, y, n);
+        apply_with(scaled, OWN_TYPE, false, type, false, &l, &kept, y, n);
     else
-        apply_with(scaled_part, OWN_TYPE, type, false, &l, terms, y, n);
+        apply_with(scaled_part, OWN_TYPE, false, type, false, &l, &kept, y, n);
     if (past) v_streamed();
+#undef AGAIN
 }
 
-static void kernel_finish(fsm_op op, fsm_type type, const struct fsm_part *p, const void *x, const void *terms, void *y,
-                          size_t n, bool past) {
-    AS_TYPE(finish_as, type, op, p, x, terms, y, n, past);
+static void kernel_finish(fsm_op op, fsm_type type, const struct fsm_modify *how, const struct fsm_part *p,
+                          const void *x, const void *terms, void *y, size_t n, bool past) {
+    struct input in = input_of(type, x, how, 0);
+    AS_TYPE(finish_as, type, how, op, p, &in, terms, y, n, past);
 }
 
 #endif

@@ -7,8 +7,8 @@ static fsm_type computed(fsm_type type) { return is_half(type) ? FSM_F32 : type;
 
 /* A row, and what its elements meet on their way; what is not the same for all of it begins at its first element. */
 struct source {
-    const char *x; /* elements next to each other */
-    double temperature;
+    const char *x;           /* elements next to each other */
+    const void *temperature; /* or NULL */
     const char *bias;           /* or NULL */
     const unsigned char *where; /* or NULL */
 };
@@ -45,11 +45,10 @@ static void put_number(const struct job *j, fsm_type type, void *p, double value
 }
 
 static struct source source_of(const struct job *j, const void *x, size_t outer, size_t inner) {
-    struct source s = {x, 1, NULL, NULL};
+    struct source s = {x, NULL, NULL, NULL};
     const fsm_modifiers *m = j->modifiers;
     if (!m) return s;
-    const void *t = number_of(j, m->temperature, m->temperature_strides, outer, inner);
-    if (t) s.temperature = value_of(j, t);
+    s.temperature = number_of(j, m->temperature, m->temperature_strides, outer, inner);
     if (m->bias)
         s.bias = at(m->bias, distance_of(j, m->bias_strides[0], m->bias_strides[2], outer, inner), m->bias_type);
     if (m->where) s.where = m->where + distance_of(j, m->where_strides[0], m->where_strides[2], outer, inner);
@@ -100,13 +99,44 @@ static bool prepare(const struct job *j, const struct source *s, size_t first, s
     for (size_t i = 0, k = whole ? n : PIECE; i < n; i += k) {
         k = n - i < k ? n - i : k;
         ptrdiff_t place = (ptrdiff_t)(first + i);
-        struct fsm_modify how = {s->temperature, m->softcap, NULL, NULL};
+        struct fsm_modify how = {.temperature = s->temperature, .softcap = m->softcap, .bias_type = computed(j->type)};
         if (m->bias) how.bias = bias_piece(j, at(s->bias, place * m->bias_strides[1], m->bias_type), k, bias);
         if (m->where) how.where = where_piece(j, s->where + place * m->where_strides[1], k, where);
         ptrdiff_t here = (ptrdiff_t)i;
         any |= j->kernels->modify(&how, at(x, here, computed(j->type)), (char *)at(z, here, computed(j->type)), k, max);
     }
     return any;
+}
+
+/* ---- Rows that the kernels modify themselves, on the way ---- */
+
+/* Whether norms are wanted along with it: for losses, and for the logsumexp of maps. */
+static bool wants_norms(const struct job *j) {
+    return fsm_has_target(j->op) || (j->modifiers && j->modifiers->lse && fsm_is_map(j->op));
+}
+
+/* Not what takes a pass of its own, nor norms of half types. */
+static bool is_fused(const struct job *j) {
+    const fsm_modifiers *m = j->modifiers;
+    if (m->softcap > 0 || m->sink || fsm_has_target(j->op)) return false;
+    if (m->lse && (!wants_norms(j) || is_half(j->type))) return false;
+    return (!m->bias || m->bias_strides[1] == 1) && (!m->where || m->where_strides[1] == 1);
+}
+
+/* How the rows from this one on are modified, next to each other along the inner dimension, from one element on. */
+static struct fsm_modify how_of(const struct job *j, const struct source *s, size_t first) {
+    const fsm_modifiers *m = j->modifiers;
+    const int along = j->swapped ? 0 : 2;
+    return (struct fsm_modify){
+        .temperature = s->temperature,
+        .temperature_pitch = m->temperature_strides[along / 2],
+        .bias = m->bias ? at(s->bias, (ptrdiff_t)first, m->bias_type) : NULL,
+        .bias_type = m->bias_type,
+        .bias_pitch = m->bias_strides[along],
+        .where = m->where ? s->where + first : NULL,
+        .where_pitch = m->where_strides[along],
+        .empty = m->empty,
+    };
 }
 
 /* The largest of no numbers, in place i of an array of the computed type. */
@@ -118,11 +148,21 @@ static void *least(const struct job *j, double *numbers, size_t i) {
     return place;
 }
 
-/* ---- Rows of nothing but -inf ---- */
+/* ---- Results that are the same throughout ---- */
 
-/* What one becomes. */
+/* n elements of any type. */
+static void fill_row(const struct job *j, fsm_type type, void *row, double value, size_t n) {
+    char line[LINE], *to = row;
+    const size_t size = size_of[type];
+    for (size_t i = 0; i < LINE; i += size) put_number(j, type, line + i, value);
+    size_t bytes = n * size;
+    for (; bytes >= LINE; bytes -= LINE, to += LINE) memcpy(to, line, LINE);
+    memcpy(to, line, bytes);
+}
+
+/* What a row of nothing but -inf becomes. */
 static void fill_empty(const struct job *j, void *z, size_t n) {
-    copy(computed(j->type), j->modifiers->empty, 0, 0, z, 0, 1, 1, n);
+    fill_row(j, computed(j->type), z, value_of(j, j->modifiers->empty), n);
 }
 
 #endif

@@ -31,7 +31,7 @@ enum {
 static void run_task(void *job, size_t index) {
     const struct job *j = job;
     struct task t = task_of(j, index);
-    j->kernels->rows(j->op, j->type, t.x, j->inner.x, t.y, j->inner.y, t.rows, j->row.count, NULL, NULL);
+    j->kernels->rows(j->op, j->type, NULL, t.x, j->inner.x, t.y, j->inner.y, t.rows, j->row.count, NULL, NULL);
 }
 
 static fsm_status run_in_place(struct job *j, unsigned threads) {
@@ -79,11 +79,11 @@ static void run_task_gathered(void *job, size_t index) {
         float *row = (float *)(void *)piece(j, mine);
         for (size_t i = 0; i < t.rows; i++) {
             j->kernels->widen(j->type, at(tile, (ptrdiff_t)i * pitch, j->type), 0, row, 0, 1, n);
-            j->kernels->rows(j->op, FSM_F32, row, 0, row, 0, 1, n, NULL, NULL);
+            j->kernels->rows(j->op, FSM_F32, NULL, row, 0, row, 0, 1, n, NULL, NULL);
             j->kernels->narrow(j->type, row, 0, (char *)at(tile, (ptrdiff_t)i * pitch, j->type), 0, 1, n);
         }
     } else if (!is_long(j)) {
-        j->kernels->rows(j->op, j->type, tile, pitch, one ? t.y : tile, one ? j->inner.y : pitch, t.rows, n, NULL,
+        j->kernels->rows(j->op, j->type, NULL, tile, pitch, one ? t.y : tile, one ? j->inner.y : pitch, t.rows, n, NULL,
                          NULL);
     } else {
         for (size_t i = 0; i < t.rows; i++) {
@@ -133,7 +133,7 @@ static void run_elements(void *job, size_t index) {
     size_t first = index * j->together, left = all_elements(j) - first;
     size_t offset = first * size_of[j->type];
     size_t n = left < j->together ? left : j->together;
-    j->kernels->rows(j->op, j->type, j->x + offset, 0, j->y + offset, 0, 1, n, NULL, NULL);
+    j->kernels->rows(j->op, j->type, NULL, j->x + offset, 0, j->y + offset, 0, 1, n, NULL, NULL);
 }
 
 static void swap(struct dim *a, struct dim *b) {

@@ -2,24 +2,31 @@
 #ifndef FSM_ROWWISE_H
 #define FSM_ROWWISE_H
 
-/* f(type, ...) for each type that rows can be of, with the type known when compiling. */
-#define AS_TYPE(f, type, ...)                                   \
-    (FSM_DOUBLE || (type) == FSM_F32 ? f(OWN_TYPE, __VA_ARGS__) \
-     : (type) == FSM_F16             ? f(FSM_F16, __VA_ARGS__)  \
-                                     : f(FSM_BF16, __VA_ARGS__))
+/* f(type, modified, ...) for each type that rows can be of, and whether they are modified, both known when compiling. */
+#define AS_TYPE(f, type, how, ...)                                                                                  \
+    (FSM_DOUBLE || (type) == FSM_F32 ? (how) ? f(OWN_TYPE, true, __VA_ARGS__) : f(OWN_TYPE, false, __VA_ARGS__) \
+     : (type) == FSM_F16             ? (how) ? f(FSM_F16, true, __VA_ARGS__) : f(FSM_F16, false, __VA_ARGS__)   \
+     : (how)                         ? f(FSM_BF16, true, __VA_ARGS__)                                           \
+                                     : f(FSM_BF16, false, __VA_ARGS__))
 
-TEMPLATE T max_as(fsm_type type, const void *x, size_t n) {
-    vec m[4];
+TEMPLATE T max_as(fsm_type type, bool modified, const struct input *in, size_t n) {
+    vec m[4], v[4];
     for (int u = 0; u < 4; u++) m[u] = v_set1(-(T)INFINITY);
     size_t i = 0;
-    for (; i + 4 * W <= n; i += 4 * W)
-        for (size_t u = 0; u < 4; u++) m[u] = v_max(load_as(type, x_at(type, x, i + u * W)), m[u]);
-    for (; i + W <= n; i += W) m[0] = v_max(load_as(type, x_at(type, x, i)), m[0]);
-    if (i < n) m[0] = v_max(load_part_as(type, x_at(type, x, i), n - i, -(T)INFINITY), m[0]);
+    for (; i + 4 * W <= n; i += 4 * W) {
+        read_vectors(type, modified, 4, in, i, v);
+        for (size_t u = 0; u < 4; u++) m[u] = v_max(v[u], m[u]);
+    }
+    for (; i + W <= n; i += W) m[0] = v_max(read_vector(type, modified, in, i), m[0]);
+    if (i < n) m[0] = v_max(read_part(type, modified, in, i, n - i), m[0]);
     return v_largest(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
 }
 
-static T row_max(fsm_type type, const void *x, size_t n) { return AS_TYPE(max_as, type, x, n); }
+/* Where x is only divided, that of x, divided, is the maximum: division keeps the order. */
+static T row_max(fsm_type type, bool modified, const struct input *in, size_t n) {
+    if (!modified || in->bias || in->where) return AS_TYPE(max_as, type, modified, in, n);
+    return AS_TYPE(max_as, type, false, in, n) / in->temperature;
+}
 
 /* ---- The sum of a block ---- */
 
@@ -104,35 +111,33 @@ TEMPLATE void use_terms(enum use use, bool far, size_t k, struct progress *p, ve
     }
 }
 
-TEMPLATE void terms_of_step(fsm_type type, enum use use, bool far, struct progress *p, const void *x, T *y, vec *term,
-                            vec *rest) {
+TEMPLATE void terms_of_step(fsm_type type, bool modified, enum use use, bool far, struct progress *p,
+                            const struct input *in, T *y, size_t i, vec *term, vec *rest) {
     UNROLL
     for (size_t u = 0; u < STEP * W; u += LINE) {
-        __builtin_prefetch(x_at(type, x, u + AHEAD));
-        if (use == SKIP_MAX_AND_FETCH) __builtin_prefetch(y + u, 1);
-        if (stores(use)) __builtin_prefetch(y + u + SOON, 1);
+        __builtin_prefetch(x_at(type, in->x, i + u + AHEAD));
+        if (use == SKIP_MAX_AND_FETCH) __builtin_prefetch(y + i + u, 1);
+        if (stores(use)) __builtin_prefetch(y + i + u + SOON, 1);
     }
-    EACH (u, STEP) term[u] = load_as(type, x_at(type, x, u * W));
+    read_vectors(type, modified, STEP, in, i, term);
     use_terms(use, far, STEP, p, term, rest);
     if (stores(use))
-        EACH (u, STEP) v_store(y + u * W, term[u]);
+        EACH (u, STEP) v_store(y + i + u * W, term[u]);
 }
-
-/* Where y's elements are, if anything is done to them: else there may be none. */
-TEMPLATE T *place(enum use use, T *y, size_t i) { return stores(use) || use == SKIP_MAX_AND_FETCH ? y + i : y; }
 
 /* All whole steps of a row; the result is how many elements that is. A step's eights are added just before the terms of the
  * next are computed, and its lanes just after, so that nothing has to wait: up to a tenth faster than each step at once. */
-TEMPLATE size_t sum_steps(fsm_type type, enum use use, bool far, struct progress *p, const void *x, T *y, size_t n) {
+TEMPLATE size_t sum_steps(fsm_type type, bool modified, enum use use, bool far, struct progress *p,
+                          const struct input *in, T *y, size_t n) {
     enum { GROUPS = STEP / VECTORS };
     vec term[STEP], lanes[GROUPS * EIGHT], rest[STEP], rest_lanes[GROUPS * EIGHT];
     size_t i = STEP * W;
     if (n < i) return 0;
-    terms_of_step(type, use, far, p, x, y, term, rest);
+    terms_of_step(type, modified, use, far, p, in, y, 0, term, rest);
     for (; i + STEP * W <= n; i += STEP * W) {
         add_eights(GROUPS, term, lanes);
         if (sums_both(use)) add_eights(GROUPS, rest, rest_lanes);
-        terms_of_step(type, use, far, p, x_at(type, x, i), place(use, y, i), term, rest);
+        terms_of_step(type, modified, use, far, p, in, y, i, term, rest);
         add_lanes(GROUPS, lanes, &p->sums);
         if (sums_both(use)) add_lanes(GROUPS, rest_lanes, &p->rest);
     }
@@ -145,20 +150,21 @@ TEMPLATE size_t sum_steps(fsm_type type, enum use use, bool far, struct progress
     return i;
 }
 
-/* A group of n <= FSM_GROUP elements. */
-TEMPLATE void sum_group(fsm_type type, enum use use, bool far, struct progress *p, const void *x, T *y, size_t n) {
+/* A group of n <= FSM_GROUP elements from element i on. */
+TEMPLATE void sum_group(fsm_type type, bool modified, enum use use, bool far, struct progress *p,
+                        const struct input *in, T *y, size_t i, size_t n) {
     vec term[VECTORS], lanes[EIGHT], rest[VECTORS];
     EACH (u, VECTORS)
-        term[u] = (u + 1) * W <= n ? load_as(type, x_at(type, x, u * W))
-                  : u * W < n      ? load_part_as(type, x_at(type, x, u * W), n - u * W, -(T)INFINITY)
+        term[u] = (u + 1) * W <= n ? read_vector(type, modified, in, i + u * W)
+                  : u * W < n      ? read_part(type, modified, in, i + u * W, n - u * W)
                                    : v_set1(-(T)INFINITY);
     use_terms(use, far, VECTORS, p, term, rest);
     if (stores(use)) {
         EACH (u, VECTORS)
             if ((u + 1) * W <= n)
-                v_store(y + u * W, term[u]);
+                v_store(y + i + u * W, term[u]);
             else if (u * W < n)
-                v_store_part(y + u * W, n - u * W, term[u]);
+                v_store_part(y + i + u * W, n - u * W, term[u]);
     }
     add_eights(1, term, lanes);
     add_lanes(1, lanes, &p->sums);
@@ -170,12 +176,12 @@ TEMPLATE void sum_group(fsm_type type, enum use use, bool far, struct progress *
 
 /* A row of a batch: the terms of n <= FSM_BLOCK elements, stored or not, and their sum; in rest, if both are summed, that without
  * the maxima. */
-TEMPLATE void sum_row_at(fsm_type type, enum use use, bool far, struct batch *batch, struct batch *rest, size_t row,
-                         const void *x, T *y, size_t n) {
+TEMPLATE void sum_row_at(fsm_type type, bool modified, enum use use, bool far, struct batch *batch, struct batch *rest,
+                         size_t row, const struct input *in, T *y, size_t n) {
     struct base base = base_of(v_set1(batch->shift[row]), v_set1(batch->base[row]));
     struct progress p = {.base = base, .max = v_set1(finds_max(use) ? -(T)INFINITY : batch->max[row])};
-    for (size_t i = sum_steps(type, use, far, &p, x, y, n); i < n; i += FSM_GROUP)
-        sum_group(type, use, far, &p, x_at(type, x, i), place(use, y, i), n - i < FSM_GROUP ? n - i : FSM_GROUP);
+    for (size_t i = sum_steps(type, modified, use, far, &p, in, y, n); i < n; i += FSM_GROUP)
+        sum_group(type, modified, use, far, &p, in, y, i, n - i < FSM_GROUP ? n - i : FSM_GROUP);
     fold_row(&p.sums, &batch->sum[row], &batch->low[row]);
     batch->count[row] = p.count;
     if (sums_both(use)) {
@@ -185,58 +191,32 @@ TEMPLATE void sum_row_at(fsm_type type, enum use use, bool far, struct batch *ba
     if (finds_max(use)) batch->max[row] = v_largest(p.max);
 }
 
-static void sum_row(enum use use, struct batch *b, size_t row, const T *x, T *y, size_t n) {
-    bool far = b->shift[row] != 0;
-#define SUM(use, far) sum_row_at(OWN_TYPE, use, far, b, NULL, row, x, y, n)
-    switch (use) {
-        case ADD:
-            far ? SUM(ADD, true) : SUM(ADD, false);
-            break;
-        case STORE:
-            far ? SUM(STORE, true) : SUM(STORE, false);
-            break;
-        case ADD_AND_FIND_MAX: /* not far */
-            SUM(ADD_AND_FIND_MAX, false);
-            break;
-        case STORE_AND_FIND_MAX:
-            SUM(STORE_AND_FIND_MAX, false);
-            break;
-        case SKIP_MAX:
-            far ? SUM(SKIP_MAX, true) : SUM(SKIP_MAX, false);
-            break;
-        default:
-            far ? SUM(SKIP_MAX, true) : SUM(SKIP_MAX_AND_FETCH, false);
-    }
-#undef SUM
-}
-
-/* Both sums of a row, whose terms are stored. */
-static void sum_both(struct batch *b, struct batch *rest, size_t row, const T *x, T *y, size_t n) {
-    rest->max[row] = b->max[row], rest->shift[row] = b->shift[row], rest->base[row] = b->base[row];
-    if (b->shift[row] != 0)
-        sum_row_at(OWN_TYPE, STORE_AND_SUM_BOTH, true, b, rest, row, x, y, n);
-    else
-        sum_row_at(OWN_TYPE, STORE_AND_SUM_BOTH, false, b, rest, row, x, y, n);
-}
-
-/* A row of a half type. */
-TEMPLATE void sum_half_as(fsm_type type, enum use use, struct batch *b, size_t row, const void *x, T *y, size_t n) {
-    bool far = b->shift[row] != 0;
-#define SUM(use) \
-    far ? sum_row_at(type, use, true, b, NULL, row, x, y, n) : sum_row_at(type, use, false, b, NULL, row, x, y, n)
+/* Not for half types: what finds the maximum, or sums both. */
+TEMPLATE void sum_as(fsm_type type, bool modified, enum use use, struct batch *b, struct batch *rest, size_t row,
+                     const struct input *in, T *y, size_t n) {
+    const bool far = b->shift[row] != 0, own = type == OWN_TYPE;
+#define SUM(use, far) sum_row_at(type, modified, use, far, b, rest, row, in, y, n)
     if (use == ADD)
-        SUM(ADD);
+        far ? SUM(ADD, true) : SUM(ADD, false);
     else if (use == STORE)
-        SUM(STORE);
+        far ? SUM(STORE, true) : SUM(STORE, false);
+    else if (own && use == ADD_AND_FIND_MAX) /* not far */
+        SUM(ADD_AND_FIND_MAX, false);
+    else if (own && use == STORE_AND_FIND_MAX)
+        SUM(STORE_AND_FIND_MAX, false);
+    else if (own && use == STORE_AND_SUM_BOTH)
+        far ? SUM(STORE_AND_SUM_BOTH, true) : SUM(STORE_AND_SUM_BOTH, false);
+    else if (use == SKIP_MAX || far || !own)
+        far ? SUM(SKIP_MAX, true) : SUM(SKIP_MAX, false);
     else
-        SUM(SKIP_MAX);
+        SUM(SKIP_MAX_AND_FETCH, false);
 #undef SUM
 }
-static void sum_half(fsm_type type, enum use use, struct batch *b, size_t row, const void *x, T *y, size_t n) {
-    if (type == FSM_F16)
-        sum_half_as(FSM_F16, use, b, row, x, y, n);
-    else
-        sum_half_as(FSM_BF16, use, b, row, x, y, n);
+
+static void sum_row(fsm_type type, bool modified, enum use use, struct batch *b, struct batch *rest, size_t row,
+                    const struct input *in, T *y, size_t n) {
+    if (sums_both(use)) rest->max[row] = b->max[row], rest->shift[row] = b->shift[row], rest->base[row] = b->base[row];
+    AS_TYPE(sum_as, type, modified, use, b, rest, row, in, y, n);
 }
 
 /* ---- A row that is read once: its base is guessed, its maximum found along with the terms ---- */
@@ -244,9 +224,11 @@ static void sum_half(fsm_type type, enum use use, struct batch *b, size_t row, c
 enum { LEAST = 256, FURTHEST = 32 }; /* elements of such a row; how far off a guess of its base may be */
 
 /* The maximum of some vectors from all over a row. */
-static inline T likely_max(const T *x, size_t n) {
+TEMPLATE T likely_max(bool modified, const struct input *in, size_t n) {
     vec m[4];
-    EACH (u, 4) m[u] = v_max(v_load(x + u * (n / 4)), v_load(x + (u + 1) * (n / 4) - W));
+    EACH (u, 4)
+        m[u] = v_max(read_vector(OWN_TYPE, modified, in, u * (n / 4)),
+                     read_vector(OWN_TYPE, modified, in, (u + 1) * (n / 4) - W));
     return v_largest(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
 }
 
@@ -254,11 +236,12 @@ static inline T likely_max(const T *x, size_t n) {
  * larger, and no bit of the results is another, as long as nothing overflows and the lower part of 1 / sum does not
  * underflow. Not in place: the terms of a bad guess must not replace x. Not without FMA: there x log2(e), rounded, may lie half
  * way between two integers, and the base decides which it is rounded to. */
-static bool sum_once(enum use use, struct batch *b, size_t row, const T *x, T *y, size_t n) {
-    if (!FSM_FMA || n < LEAST || x == y) return false;
-    choose_base(likely_max(x, n), &b->shift[row], &b->base[row]);
+static bool sum_once(bool modified, enum use use, struct batch *b, size_t row, const struct input *in, T *y, size_t n) {
+    if (!FSM_FMA || n < LEAST || in->x == y) return false;
+    T likely = modified ? likely_max(true, in, n) : likely_max(false, in, n);
+    choose_base(likely, &b->shift[row], &b->base[row]);
     if (b->shift[row] != 0) return false;
-    sum_row(use, b, row, x, y, n);
+    sum_row(OWN_TYPE, modified, use, b, NULL, row, in, y, n);
     T shift, base;
     choose_base(b->max[row], &shift, &base);
     return shift == 0 && base - b->base[row] <= FURTHEST;
@@ -271,31 +254,43 @@ static inline size_t unaligned(const T *y) { return (size_t)(-(uintptr_t)y % siz
 
 #define ALIGNED (8 * W) /* from this length on y is written in aligned vectors, as streaming has to be */
 
-TEMPLATE void apply_with(last_pass f, fsm_type from, fsm_type to, bool stream, const struct last *l, const void *x,
-                         void *y, size_t n) {
+/* What is read is of one type and perhaps modified, what is written of another. */
+TEMPLATE void apply_with(last_pass f, fsm_type from, bool modified, fsm_type to, bool stream, const struct last *l,
+                         const struct input *in, void *y, size_t n) {
     size_t i = n < ALIGNED || to != OWN_TYPE ? 0 : unaligned(y);
-    if (i) v_store_part(y, i, f(load_part_as(from, x, i, 0), l));
+    if (i) v_store_part(y, i, f(read_part(from, modified, in, 0, i), l));
     for (; i + 4 * W <= n; i += 4 * W) {
+        vec v[4];
+        read_vectors(from, modified, 4, in, i, v);
         EACH (u, 4) {
-            vec z = f(load_as(from, x_at(from, x, i + u * W)), l);
+            vec z = f(v[u], l);
             stream &&n >= ALIGNED ? v_stream(y_at(to, y, i + u * W), z) : store_as(to, y_at(to, y, i + u * W), z);
         }
     }
-    for (; i + W <= n; i += W) store_as(to, y_at(to, y, i), f(load_as(from, x_at(from, x, i)), l));
-    if (i < n) store_part_as(to, y_at(to, y, i), n - i, f(load_part_as(from, x_at(from, x, i), n - i, 0), l));
+    for (; i + W <= n; i += W) store_as(to, y_at(to, y, i), f(read_vector(from, modified, in, i), l));
+    if (i < n) store_part_as(to, y_at(to, y, i), n - i, f(read_part(from, modified, in, i, n - i), l));
 }
 
-TEMPLATE void apply_as(fsm_type type, fsm_op op, const struct batch *b, size_t row, const void *x, const T *terms,
-                       void *y, size_t n) {
+TEMPLATE void apply_as(fsm_type type, bool modified, fsm_op op, const struct batch *b, size_t row,
+                       const struct input *in, const T *terms, void *y, size_t n) {
     struct last l = last_of(v_set1(b->hi[row]), v_set1(b->lo[row]), v_set1(b->peak[row]), v_set1(b->top[row]));
+    struct input kept = {.x = terms};
     if (op == FSM_LOG_SOFTMAX && isnan(b->hi[row]))
-        apply_with(shifted_special, type, type, false, &l, x, y, n);
+        apply_with(shifted_special, type, modified, type, false, &l, in, y, n);
     else if (op == FSM_LOG_SOFTMAX)
-        apply_with(shifted, type, type, false, &l, x, y, n);
+        apply_with(shifted, type, modified, type, false, &l, in, y, n);
     else if (b->peak[row] > 0 || isnan(b->hi[row]))
-        apply_with(scaled_special, OWN_TYPE, type, false, &l, terms, y, n);
+        apply_with(scaled_special, OWN_TYPE, false, type, false, &l, &kept, y, n);
     else
-        apply_with(scaled, OWN_TYPE, type, false, &l, terms, y, n);
+        apply_with(scaled, OWN_TYPE, false, type, false, &l, &kept, y, n);
+}
+
+/* All results of a row of nothing but -inf. */
+TEMPLATE void fill_as(fsm_type type, bool modified, T value, void *y, size_t n) {
+    (void)modified;
+    size_t i = 0;
+    for (; i + W <= n; i += W) store_as(type, y_at(type, y, i), v_set1(value));
+    if (i < n) store_part_as(type, y_at(type, y, i), n - i, v_set1(value));
 }
 
 /* ---- Up to BATCH whole rows, pass by pass: rows do not wait for each other, so that their latencies overlap ---- */
@@ -305,15 +300,15 @@ TEMPLATE void apply_as(fsm_type type, fsm_op op, const struct batch *b, size_t r
 #define TERMS(i) (terms + (ptrdiff_t)(i)*terms_pitch)
 
 /* The terms and the sums of a softmax, with each row read once if that can be. */
-static void sum_rows_once(struct batch *b, const T *x, ptrdiff_t x_pitch, T *y, ptrdiff_t y_pitch, size_t rows,
-                          size_t n) {
-    const fsm_type type = OWN_TYPE;
+static void sum_rows_once(struct batch *b, const struct input *in, bool modified, T *terms, ptrdiff_t terms_pitch,
+                          size_t rows, size_t n) {
     open_rows(b, BATCH); /* for the lanes without a row */
     for (size_t i = 0; i < rows; i++) {
-        if (sum_once(STORE_AND_FIND_MAX, b, i, X(i), Y(i), n)) continue;
-        b->max[i] = row_max(type, X(i), n);
+        if (sum_once(modified, STORE_AND_FIND_MAX, b, i, &in[i], TERMS(i), n)) continue;
+        b->max[i] = row_max(OWN_TYPE, modified, &in[i], n);
         choose_base(b->max[i], &b->shift[i], &b->base[i]);
-        sum_row(STORE, b, i, X(i), Y(i), n);
+        if (!(b->max[i] > -(T)INFINITY)) b->shift[i] = 0; /* nothing, or NaN */
+        sum_row(OWN_TYPE, modified, STORE, b, NULL, i, &in[i], TERMS(i), n);
     }
 }
 
@@ -323,30 +318,44 @@ static void close_norms(struct batch *rest, size_t rows, T *norms) {
     put_norms(rest, rows, norms);
 }
 
+/* Whether a row that is summed is nothing but -inf. */
+static bool is_nothing(const struct batch *b, size_t row) {
+    return !(b->max[row] > -(T)INFINITY) && !isnan(b->sum[row]);
+}
+
+/* The last pass. */
+static void finish_row(fsm_op op, fsm_type type, const struct batch *b, size_t row, const struct input *in,
+                       const T *terms, void *y, size_t n, const struct fsm_modify *how) {
+    if (how && how->empty && is_nothing(b, row))
+        AS_TYPE(fill_as, type, false, *(const T *)how->empty, y, n);
+    else
+        AS_TYPE(apply_as, type, how && op == FSM_LOG_SOFTMAX, op, b, row, in, terms, y, n);
+}
+
 /* Up to 16 rows. x and y are of `type`, numbers of a reduction of our own. The terms of a softmax are kept in y, if that can hold
- * them, or in rows of their own. norms, not of half types: as kernels.h has them. */
+ * them, or in rows of their own. how, max, norms: as kernels.h has them. */
 static void rowwise(fsm_op op, fsm_type type, const void *x, ptrdiff_t x_pitch, T *terms, ptrdiff_t terms_pitch,
-                    void *y, ptrdiff_t y_pitch, size_t rows, size_t n, double log_n, const T *max, T *norms) {
+                    void *y, ptrdiff_t y_pitch, size_t rows, size_t n, double log_n, const struct fsm_modify *how,
+                    const T *max, T *norms) {
     struct batch b, rest;
+    struct input in[BATCH];
     bool both = op == FSM_SOFTMAX && norms;
+    enum use use = both                    ? STORE_AND_SUM_BOTH
+                   : op == FSM_SOFTMAX     ? STORE
+                   : op == FSM_LOG_SOFTMAX ? SKIP_MAX_AND_FETCH
+                                           : SKIP_MAX;
     clear(&b);
+    for (size_t i = 0; i < rows; i++) in[i] = input_of(type, X(i), how, (ptrdiff_t)i);
     if (FSM_DOUBLE && op == FSM_SOFTMAX && n >= LEAST && !max && !both) { /* 1.05 to 1.15 times as fast; float32 0.95 to
                                                                              1.03 */
-        sum_rows_once(&b, x, x_pitch, terms, terms_pitch, rows, n);
+        sum_rows_once(&b, in, how, terms, terms_pitch, rows, n);
     } else {
-        for (size_t i = 0; i < rows; i++) b.max[i] = max ? max[i] : row_max(type, X(i), n);
+        for (size_t i = 0; i < rows; i++) b.max[i] = max ? max[i] : row_max(type, how, &in[i], n);
         rows == 1 ? open_rows(&b, LANES) : open_rows(&b, BATCH);
+        for (size_t i = 0; how && i < rows; i++)
+            if (!(b.max[i] > -(T)INFINITY)) b.shift[i] = 0; /* nothing, or NaN */
         if (both) rest = b;
-        for (size_t i = 0; i < rows; i++)
-            if (both)
-                sum_both(&b, &rest, i, X(i), TERMS(i), n);
-            else if (type != OWN_TYPE)
-                sum_half(type, op == FSM_SOFTMAX ? STORE : SKIP_MAX, &b, i, X(i), TERMS(i), n);
-            else
-                sum_row(op == FSM_SOFTMAX       ? STORE
-                        : op == FSM_LOG_SOFTMAX ? SKIP_MAX_AND_FETCH
-                                                : SKIP_MAX,
-                        &b, i, X(i), TERMS(i), n);
+        for (size_t i = 0; i < rows; i++) sum_row(type, how, use, &b, &rest, i, &in[i], TERMS(i), n);
     }
     if (op == FSM_SOFTMAX)
         close_softmax(&b, rows);
@@ -359,7 +368,7 @@ static void rowwise(fsm_op op, fsm_type type, const void *x, ptrdiff_t x_pitch, 
     else if (op == FSM_LOG_SOFTMAX && norms)
         put_norms(&b, rows, norms);
     if (fsm_is_map(op))
-        for (size_t i = 0; i < rows; i++) AS_TYPE(apply_as, type, op, &b, i, X(i), TERMS(i), Y(i), n);
+        for (size_t i = 0; i < rows; i++) finish_row(op, type, &b, i, &in[i], TERMS(i), Y(i), n, how);
 }
 #undef X
 #undef Y

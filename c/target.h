@@ -67,9 +67,4 @@ static fsm_op plain_op(fsm_op op) {
     return op == FSM_LOG_PROB ? FSM_LOGSUMEXP : op == FSM_LOSS_GRAD ? FSM_SOFTMAX : op;
 }
 
-/* Whether norms are wanted along with it: for losses, and for the logsumexp of maps. */
-static bool wants_norms(const struct job *j) {
-    return fsm_has_target(j->op) || (j->modifiers && j->modifiers->lse && fsm_is_map(j->op));
-}
-
 #endif

@@ -65,10 +65,10 @@ static inline void v_transpose(vec m[4]) {
     m[3] = _mm256_permute2f128_pd(b, d, 0x31);
 }
 static inline void v_stream(T *p, vec a) { _mm256_stream_pd(p, a); }
-static inline ivec v_bytes(const unsigned char *p) {
+static inline mask v_true(const unsigned char *p) {
     int four;
     memcpy(&four, p, sizeof four);
-    return (ivec)_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
+    return (mask)((ivec)_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four)) != 0);
 }
 static inline void v_doubles(vec a, dvec d[1]) { d[0] = a; }
 static inline vec v_singles(const dvec d[1]) { return d[0]; }
@@ -149,8 +149,8 @@ static inline void v_transpose(vec m[8]) {
     }
 }
 static inline void v_stream(T *p, vec a) { _mm256_stream_ps(p, a); }
-static inline ivec v_bytes(const unsigned char *p) {
-    return (ivec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+static inline mask v_true(const unsigned char *p) {
+    return (mask)((ivec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)) != 0);
 }
 #endif
 

@@ -59,8 +59,9 @@ static inline void v_transpose(vec m[8]) {
     for (int j = 0; j < 8; j++) m[j] = a[j];
 }
 static inline void v_stream(T *p, vec a) { _mm512_stream_pd(p, a); }
-static inline ivec v_bytes(const unsigned char *p) {
-    return (ivec)_mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)(const void *)p));
+static inline mask v_true(const unsigned char *p) {
+    __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)p);
+    return (mask)_mm_test_epi8_mask(bytes, bytes);
 }
 static inline void v_doubles(vec a, dvec d[1]) { d[0] = a; }
 static inline vec v_singles(const dvec d[1]) { return d[0]; }
@@ -126,8 +127,9 @@ static inline void v_transpose(vec m[16]) {
     for (int k = 0; k < 16; k++) m[k] = a[k];
 }
 static inline void v_stream(T *p, vec a) { _mm512_stream_ps(p, a); }
-static inline ivec v_bytes(const unsigned char *p) {
-    return (ivec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+static inline mask v_true(const unsigned char *p) {
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm_test_epi8_mask(bytes, bytes);
 }
 #endif
 

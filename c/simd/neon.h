@@ -33,7 +33,7 @@ static inline vec v_zero_if(mask m, vec a) { return (vec)vbicq_u64((uint64x2_t)a
 static inline vec v_select(mask m, vec a, vec b) { return vbslq_f64(m, a, b); }
 static inline int v_count(mask m) { return -(int)vaddvq_s64((int64x2_t)m); }
 static inline T v_largest(vec a) { return vmaxvq_f64(a); }
-static inline ivec v_bytes(const unsigned char *p) { return (ivec){p[0], p[1]}; }
+static inline mask v_true(const unsigned char *p) { return (mask)((ivec){p[0], p[1]} != 0); }
 static inline void v_transpose(vec m[2]) {
     vec a = vzip1q_f64(m[0], m[1]), b = vzip2q_f64(m[0], m[1]);
     m[0] = a;
@@ -59,7 +59,7 @@ static inline vec v_zero_if(mask m, vec a) { return (vec)vbicq_u32((uint32x4_t)a
 static inline vec v_select(mask m, vec a, vec b) { return vbslq_f32(m, a, b); }
 static inline int v_count(mask m) { return -vaddvq_s32((int32x4_t)m); }
 static inline T v_largest(vec a) { return vmaxvq_f32(a); }
-static inline ivec v_bytes(const unsigned char *p) { return (ivec){p[0], p[1], p[2], p[3]}; }
+static inline mask v_true(const unsigned char *p) { return (mask)((ivec){p[0], p[1], p[2], p[3]} != 0); }
 
 static inline vec v_singles(const dvec d[2]) { return vcvt_high_f32_f64(vcvt_f32_f64(d[0]), d[1]); }
 static inline void v_doubles(vec a, dvec d[2]) {

@@ -15,7 +15,7 @@
  *   v_widen(s, d)         float32 only: the eight lane sums as doubles; where W = 16, of the two halves added
  *   half_vec              float32 only: W 16-bit integers; v_from_f16(h), v_to_f16(a), to nearest, ties to even; v_wide(h)
  *                         as integers; v_upper(a) of integers their upper halves
- *   v_bytes(p)            W bytes as integers
+ *   v_true(p)             of W bytes, which are not 0
  *   v_transpose(m)        W vectors: lane j of m[i] goes to lane i of m[j]
  *   v_stream(p, a)        v_store past the cache, p a multiple of the vector's size; v_streamed() before others may look;
  *                         STREAMS is 0 where it is no more than v_store
@@ -68,7 +68,7 @@ static inline vec v_select(mask m, vec a, vec b) { return m[0] ? a : b; }
 static inline vec v_zero_if(mask m, vec a) { return (vec)(~m & (ivec)a); }
 static inline int v_count(mask m) { return m[0] != 0; }
 static inline T v_largest(vec a) { return a[0]; }
-static inline ivec v_bytes(const unsigned char *p) { return (ivec){*p}; }
+static inline mask v_true(const unsigned char *p) { return (mask){*p ? -1 : 0}; }
 static inline void v_transpose(vec m[1]) { (void)m; }
 static inline void v_stream(T *p, vec a) { v_store(p, a); }
 #define STREAMS 0

@@ -1,0 +1,83 @@
+/* A row as it is read: in any of the formats, and modified on its way (fsm_modify). Included by kernels.c alone. */
+#ifndef FSM_INPUT_H
+#define FSM_INPUT_H
+
+struct input {
+    const void *x;
+    /* Of a row that is modified: */
+    const void *bias;           /* or NULL */
+    const unsigned char *where; /* or NULL */
+    T temperature;              /* 1: x is not divided */
+    bool half;                  /* the bias is of the row's half type */
+};
+
+/* The row-th of several. */
+TEMPLATE struct input input_of(fsm_type type, const void *x, const struct fsm_modify *how, ptrdiff_t row) {
+    if (!how) return (struct input){x, NULL, NULL, 1, false};
+    const T *temperature = how->temperature;
+    bool half = type != OWN_TYPE && how->bias_type == type;
+    ptrdiff_t bias = row * how->bias_pitch;
+    return (struct input){
+        .x = x,
+        .bias = how->bias ? x_at(half ? type : OWN_TYPE, how->bias, bias) : NULL,
+        .where = how->where ? how->where + row * how->where_pitch : NULL,
+        .temperature = temperature ? temperature[row * how->temperature_pitch] : 1,
+        .half = half,
+    };
+}
+
+/* What is done to the rows after so many, in *rest; NULL if nothing is. */
+static const struct fsm_modify *skip_rows(const struct fsm_modify *how, fsm_type type, size_t rows,
+                                          struct fsm_modify *rest) {
+    if (!how) return NULL;
+    const ptrdiff_t n = (ptrdiff_t)rows;
+    struct fsm_modify next = *how;
+    bool half = type != OWN_TYPE && how->bias_type == type;
+    if (how->temperature) next.temperature = (const T *)how->temperature + n * how->temperature_pitch;
+    if (how->bias) next.bias = x_at(half ? type : OWN_TYPE, how->bias, n * how->bias_pitch);
+    if (how->where) next.where = how->where + n * how->where_pitch;
+    *rest = next;
+    return rest;
+}
+
+TEMPLATE void v_divide(size_t k, vec *x, T by) { EACH (u, k) x[u] /= v_set1(by); }
+
+/* k vectors from element i on; the conditions are the same for all of a row, and foreseen. */
+TEMPLATE void modify_vectors(fsm_type type, size_t k, const struct input *in, size_t i, vec *v) {
+    if (in->temperature != 1) v_divide(k, v, in->temperature);
+    if (in->bias && type != OWN_TYPE && in->half)
+        EACH (u, k) v[u] += load_as(type, x_at(type, in->bias, i + u * W));
+    else if (in->bias)
+        EACH (u, k) v[u] += v_load((const T *)in->bias + i + u * W);
+    if (in->where)
+        EACH (u, k) v[u] = v_select(v_true(in->where + i + u * W), v[u], v_set1(-(T)INFINITY));
+}
+
+TEMPLATE void read_vectors(fsm_type type, bool modified, size_t k, const struct input *in, size_t i, vec *v) {
+    EACH (u, k) v[u] = load_as(type, x_at(type, in->x, i + u * W));
+    if (modified) modify_vectors(type, k, in, i, v);
+}
+
+TEMPLATE vec read_vector(fsm_type type, bool modified, const struct input *in, size_t i) {
+    vec v;
+    read_vectors(type, modified, 1, in, i, &v);
+    return v;
+}
+
+/* The first n < W lanes; the others are -inf. */
+TEMPLATE vec read_part(fsm_type type, bool modified, const struct input *in, size_t i, size_t n) {
+    vec v = load_part_as(type, x_at(type, in->x, i), n, -(T)INFINITY);
+    if (!modified) return v;
+    T bias[W] = {0};
+    unsigned char where[W] = {0};
+    if (in->bias && type != OWN_TYPE && in->half)
+        v_store(bias, load_part_as(type, x_at(type, in->bias, i), n, 0));
+    else if (in->bias)
+        v_store(bias, v_load_part((const T *)in->bias + i, n, 0));
+    if (in->where) memcpy(where, in->where + i, n);
+    struct input rest = {NULL, in->bias ? bias : NULL, in->where ? where : NULL, in->temperature, false};
+    modify_vectors(OWN_TYPE, 1, &rest, 0, &v);
+    return v;
+}
+
+#endif
