@@ -7,13 +7,13 @@ struct input {
     /* Of a row that is modified: */
     const void *bias;           /* or NULL */
     const unsigned char *where; /* or NULL */
-    T temperature;              /* 1: x is not divided */
     bool half;                  /* the bias is of the row's half type */
+    struct divisor temperature; /* by 1: x is not divided */
 };
 
 /* The row-th of several. */
 TEMPLATE struct input input_of(fsm_type type, const void *x, const struct fsm_modify *how, ptrdiff_t row) {
-    if (!how) return (struct input){x, NULL, NULL, 1, false};
+    if (!how) return (struct input){.x = x, .temperature = {.by = 1}};
     const T *temperature = how->temperature;
     bool half = type != OWN_TYPE && how->bias_type == type;
     ptrdiff_t bias = row * how->bias_pitch;
@@ -21,8 +21,8 @@ TEMPLATE struct input input_of(fsm_type type, const void *x, const struct fsm_mo
         .x = x,
         .bias = how->bias ? x_at(half ? type : OWN_TYPE, how->bias, bias) : NULL,
         .where = how->where ? how->where + row * how->where_pitch : NULL,
-        .temperature = temperature ? temperature[row * how->temperature_pitch] : 1,
         .half = half,
+        .temperature = v_divisor(temperature ? temperature[row * how->temperature_pitch] : 1),
     };
 }
 
@@ -40,11 +40,9 @@ static const struct fsm_modify *skip_rows(const struct fsm_modify *how, fsm_type
     return rest;
 }
 
-TEMPLATE void v_divide(size_t k, vec *x, T by) { EACH (u, k) x[u] /= v_set1(by); }
-
 /* k vectors from element i on; the conditions are the same for all of a row, and foreseen. */
 TEMPLATE void modify_vectors(fsm_type type, size_t k, const struct input *in, size_t i, vec *v) {
-    if (in->temperature != 1) v_divide(k, v, in->temperature);
+    if (in->temperature.by != 1) v_divide(k, v, &in->temperature);
     if (in->bias && type != OWN_TYPE && in->half)
         EACH (u, k) v[u] += load_as(type, x_at(type, in->bias, i + u * W));
     else if (in->bias)
@@ -75,7 +73,7 @@ TEMPLATE vec read_part(fsm_type type, bool modified, const struct input *in, siz
     else if (in->bias)
         v_store(bias, v_load_part((const T *)in->bias + i, n, 0));
     if (in->where) memcpy(where, in->where + i, n);
-    struct input rest = {NULL, in->bias ? bias : NULL, in->where ? where : NULL, in->temperature, false};
+    struct input rest = {NULL, in->bias ? bias : NULL, in->where ? where : NULL, false, in->temperature};
     modify_vectors(OWN_TYPE, 1, &rest, 0, &v);
     return v;
 }

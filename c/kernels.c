@@ -10,6 +10,7 @@
 #include FSM_SIMD
 #include "exp.h"
 #include "log.h"
+#include "divide.h"
 
 #define PASTE_(a, b, c) a##_##b##_##c
 #define PASTE(a, b, c) PASTE_(a, b, c)
@@ -117,6 +118,7 @@ const struct fsm_kernels TABLE(FSM_ISA, FSM_SUFFIX) = {
     .slopes = kernel_slopes,
     .gradients = kernel_gradients,
     .times = kernel_times,
+    .fill = kernel_fill,
     .vjp = kernel_vjp,
     .vjp_columns = kernel_vjp_columns,
     .dot = kernel_dot,

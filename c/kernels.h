@@ -51,7 +51,7 @@ struct fsm_part {
 struct fsm_modify {
     const void *temperature; /* of the kernels' type; or NULL: 1 */
     ptrdiff_t temperature_pitch;
-    double softcap; /* 0: nothing. `modify` only */
+    double softcap;   /* 0: nothing. `modify` only */
     const void *bias; /* of the kernels' type or the rows'; or NULL */
     fsm_type bias_type;
     ptrdiff_t bias_pitch;
@@ -120,6 +120,8 @@ struct fsm_kernels {
     void (*slopes)(const struct fsm_targets *t, size_t rows, const void *norms, const void *log_probs, void *slopes);
     void (*gradients)(const struct fsm_targets *t, const void *slopes, void *y, ptrdiff_t pitch, size_t rows, size_t n);
     void (*times)(void *y, size_t n, const void *factor);
+    /* n elements of `type` that are all the same. */
+    void (*fill)(fsm_type type, void *y, size_t n, double value);
 
     /* Gradients of softmax and log_softmax: whole rows of at most FSM_BLOCK elements, a pitch apart; or a row of any length in
      * parts of FSM_BLOCK: dot for each, in any order; join_dots, which makes each that of the row; pull for each. dx may be g

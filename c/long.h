@@ -51,8 +51,8 @@ static void run_prepared_part(void *row, size_t i) {
     void *max = least(r->job, &number, 0);
     if (prepare(r->job, &r->source, i * FSM_BLOCK, n, z, max))
         atomic_store_explicit(&r->some, true, memory_order_relaxed);
-    r->job->kernels->part(r->job->op, computed(r->job->type), NULL, &r->parts[i], z, r->terms || r->norm ? z : NULL, n, false,
-                          r->job->modifiers ? max : NULL, r->norm);
+    r->job->kernels->part(r->job->op, computed(r->job->type), NULL, &r->parts[i], z, r->terms || r->norm ? z : NULL, n,
+                          false, r->job->modifiers ? max : NULL, r->norm);
 }
 static bool is_empty(const struct long_row *r) { return r->job->modifiers && r->job->modifiers->empty && !r->some; }
 
@@ -63,7 +63,7 @@ static void run_prepared_finish(void *row, size_t i) {
     char *z = terms_of_part(r, i, tile);
     size_t n = elements_of(r, i);
     if (is_empty(r)) {
-        fill_empty(j, z, n);
+        fill_empty(j, computed(j->type), z, n);
     } else {
         double max;
         if (!r->terms) prepare(j, &r->source, i * FSM_BLOCK, n, z, least(j, &max, 0));
@@ -94,7 +94,7 @@ static void run_finish(void *row, size_t i) {
     struct fsm_modify how;
     if (r->fused) how = how_of(j, &r->source, i * FSM_BLOCK);
     if (is_empty(r))
-        fill_row(j, j->type, r->y + bytes, value_of(j, j->modifiers->empty), n);
+        fill_empty(j, j->type, r->y + bytes, n);
     else
         j->kernels->finish(j->op, j->type, r->fused ? &how : NULL, &r->parts[i], r->source.x + bytes,
                            terms_of_part(r, i, NULL), r->y + bytes, n, j->past);

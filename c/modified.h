@@ -91,14 +91,18 @@ struct cut {
 };
 
 enum {
-    SOME = 32,  /* bytes of a mask looked at together */
+    SOME = 64,  /* bytes of a mask looked at together */
     WORTH = 64, /* elements of a row from which on it is worth looking */
+    ROUND = 64, /* elements that are summed together at most */
 };
 
 static bool is_masked(const unsigned char *where) {
-    uint64_t w[SOME / sizeof(uint64_t)];
-    memcpy(w, where, sizeof w);
-    return !(w[0] | w[1] | w[2] | w[3]);
+    uint64_t any = 0, word;
+    for (size_t i = 0; i < SOME; i += sizeof word) {
+        memcpy(&word, where + i, sizeof word);
+        any |= word;
+    }
+    return !any;
 }
 static size_t first_kept(const unsigned char *where, size_t end) {
     size_t i = 0;
@@ -112,7 +116,8 @@ static size_t last_kept(const unsigned char *where, size_t begin, size_t end) {
     return end;
 }
 
-/* Whole groups at the front, so that sums are added up in the same order, and no long rows, which are cut into parts elsewhere. A
+/* Whole groups at the front, so that sums are added up in the same order; as many at the end as are summed together, which is
+ * faster than some alone; and no long rows, which are cut into parts elsewhere. A
  * mean counts all elements, and a sink has its place after them. */
 static struct cut cut_of(const struct job *j, size_t outer, size_t inner, size_t rows) {
     const fsm_modifiers *m = j->modifiers;
@@ -125,8 +130,11 @@ static struct cut cut_of(const struct job *j, size_t outer, size_t inner, size_t
         c.from = first_kept(where, c.from);
         c.to = last_kept(where, c.to, n);
     }
+    if (c.from >= c.to) return (struct cut){0, FSM_GROUP};
     c.from = c.from / FSM_GROUP * FSM_GROUP;
-    return c.from < c.to ? c : (struct cut){0, FSM_GROUP};
+    c.to = c.from + (c.to - c.from + ROUND - 1) / ROUND * ROUND;
+    if (c.to > n) c.to = n;
+    return c;
 }
 
 /* The results of what was cut off: NaN in a row of NaN, else what -inf gives. */
@@ -141,8 +149,8 @@ static void fill_ends(const struct job *j, fsm_type type, char *row, struct cut 
         first = value_of(j, kept);
     }
     double value = isnan(first) ? first : j->op == FSM_LOG_SOFTMAX ? -(double)INFINITY : 0;
-    fill_row(j, type, row, value, c.from);
-    fill_row(j, type, (char *)at(row, (ptrdiff_t)c.to, type), value, j->row.count - c.to);
+    j->kernels->fill(type, row, c.from, value);
+    j->kernels->fill(type, (char *)at(row, (ptrdiff_t)c.to, type), j->row.count - c.to, value);
 }
 
 static bool is_nothing(const struct job *j, const char *z, size_t n) {
@@ -261,7 +269,7 @@ static void run_modified_rows(const struct plan *p, size_t outer, size_t inner, 
     for (size_t r = 0; c.to - c.from < j->row.count && r < rows; r++)
         fill_ends(j, plain.type, (char *)at(z, (ptrdiff_t)r * z_pitch, plain.type), c);
     for (size_t r = 0; m->empty && r < rows; r++)
-        if (!some[r]) fill_empty(j, (char *)at(z, (ptrdiff_t)r * z_pitch, computed(j->type)), j->row.count);
+        if (!some[r]) fill_empty(j, plain.type, (char *)at(z, (ptrdiff_t)r * z_pitch, plain.type), j->row.count);
     if (fsm_has_target(j->op)) j->kernels->gradients(&targets, losses.slopes, z, z_pitch, rows, j->row.count);
     deliver_rows(j, z, z_pitch, halves, y, rows);
 }

@@ -82,8 +82,8 @@ static void cap_row(T t, T c, const T *x, T *z, size_t n) {
 static bool kernel_modify(const struct fsm_modify *how, const void *x, void *z, size_t n, void *max) {
     struct input in = input_of(OWN_TYPE, x, how, 0);
     if (how->softcap > 0) {
-        cap_row(in.temperature, (T)how->softcap, x, z, n);
-        in.x = z, in.temperature = 1;
+        cap_row(in.temperature.by, (T)how->softcap, x, z, n);
+        in.x = z, in.temperature.by = 1;
     }
     return modify_row(&in, z, n, max);
 }

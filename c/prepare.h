@@ -7,8 +7,8 @@ static fsm_type computed(fsm_type type) { return is_half(type) ? FSM_F32 : type;
 
 /* A row, and what its elements meet on their way; what is not the same for all of it begins at its first element. */
 struct source {
-    const char *x;           /* elements next to each other */
-    const void *temperature; /* or NULL */
+    const char *x;              /* elements next to each other */
+    const void *temperature;    /* or NULL */
     const char *bias;           /* or NULL */
     const unsigned char *where; /* or NULL */
 };
@@ -150,19 +150,9 @@ static void *least(const struct job *j, double *numbers, size_t i) {
 
 /* ---- Results that are the same throughout ---- */
 
-/* n elements of any type. */
-static void fill_row(const struct job *j, fsm_type type, void *row, double value, size_t n) {
-    char line[LINE], *to = row;
-    const size_t size = size_of[type];
-    for (size_t i = 0; i < LINE; i += size) put_number(j, type, line + i, value);
-    size_t bytes = n * size;
-    for (; bytes >= LINE; bytes -= LINE, to += LINE) memcpy(to, line, LINE);
-    memcpy(to, line, bytes);
-}
-
-/* What a row of nothing but -inf becomes. */
-static void fill_empty(const struct job *j, void *z, size_t n) {
-    fill_row(j, computed(j->type), z, value_of(j, j->modifiers->empty), n);
+/* What a row of nothing but -inf becomes, or a part of one. */
+static void fill_empty(const struct job *j, fsm_type type, void *y, size_t n) {
+    j->kernels->fill(type, y, n, value_of(j, j->modifiers->empty));
 }
 
 #endif

@@ -3,10 +3,10 @@
 #define FSM_ROWWISE_H
 
 /* f(type, modified, ...) for each type that rows can be of, and whether they are modified, both known when compiling. */
-#define AS_TYPE(f, type, how, ...)                                                                                  \
+#define AS_TYPE(f, type, how, ...)                                                                              \
     (FSM_DOUBLE || (type) == FSM_F32 ? (how) ? f(OWN_TYPE, true, __VA_ARGS__) : f(OWN_TYPE, false, __VA_ARGS__) \
-     : (type) == FSM_F16             ? (how) ? f(FSM_F16, true, __VA_ARGS__) : f(FSM_F16, false, __VA_ARGS__)   \
-     : (how)                         ? f(FSM_BF16, true, __VA_ARGS__)                                           \
+     : (type) == FSM_F16 ? (how) ? f(FSM_F16, true, __VA_ARGS__) : f(FSM_F16, false, __VA_ARGS__)               \
+     : (how) ? f(FSM_BF16, true, __VA_ARGS__)                                                                   \
                                      : f(FSM_BF16, false, __VA_ARGS__))
 
 TEMPLATE T max_as(fsm_type type, bool modified, const struct input *in, size_t n) {
@@ -25,7 +25,7 @@ TEMPLATE T max_as(fsm_type type, bool modified, const struct input *in, size_t n
 /* Where x is only divided, that of x, divided, is the maximum: division keeps the order. */
 static T row_max(fsm_type type, bool modified, const struct input *in, size_t n) {
     if (!modified || in->bias || in->where) return AS_TYPE(max_as, type, modified, in, n);
-    return AS_TYPE(max_as, type, false, in, n) / in->temperature;
+    return AS_TYPE(max_as, type, false, in, n) / in->temperature.by;
 }
 
 /* ---- The sum of a block ---- */
@@ -285,12 +285,15 @@ TEMPLATE void apply_as(fsm_type type, bool modified, fsm_op op, const struct bat
         apply_with(scaled, OWN_TYPE, false, type, false, &l, &kept, y, n);
 }
 
-/* All results of a row of nothing but -inf. */
-TEMPLATE void fill_as(fsm_type type, bool modified, T value, void *y, size_t n) {
+TEMPLATE void fill_as(fsm_type type, bool modified, void *y, size_t n, T value) {
     (void)modified;
     size_t i = 0;
     for (; i + W <= n; i += W) store_as(type, y_at(type, y, i), v_set1(value));
     if (i < n) store_part_as(type, y_at(type, y, i), n - i, v_set1(value));
+}
+
+static void kernel_fill(fsm_type type, void *y, size_t n, double value) {
+    AS_TYPE(fill_as, type, false, y, n, (T)value);
 }
 
 /* ---- Up to BATCH whole rows, pass by pass: rows do not wait for each other, so that their latencies overlap ---- */
@@ -327,7 +330,7 @@ static bool is_nothing(const struct batch *b, size_t row) {
 static void finish_row(fsm_op op, fsm_type type, const struct batch *b, size_t row, const struct input *in,
                        const T *terms, void *y, size_t n, const struct fsm_modify *how) {
     if (how && how->empty && is_nothing(b, row))
-        AS_TYPE(fill_as, type, false, *(const T *)how->empty, y, n);
+        kernel_fill(type, y, n, (double)*(const T *)how->empty);
     else
         AS_TYPE(apply_as, type, how && op == FSM_LOG_SOFTMAX, op, b, row, in, terms, y, n);
 }

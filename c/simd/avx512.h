@@ -133,6 +133,20 @@ static inline mask v_true(const unsigned char *p) {
 }
 #endif
 
+/* Whether all |a| of k vectors lie between two numbers, NaN aside. */
+#if FSM_DOUBLE
+#define SIZES(a, b, which) _mm512_range_pd(a, b, which)
+#else
+#define SIZES(a, b, which) _mm512_range_ps(a, b, which)
+#endif
+static inline __attribute__((always_inline)) bool v_moderate(size_t k, const vec *a, T least, T most) {
+    enum { SMALLER = 0xa, LARGER = 0xb }; /* in absolute value */
+    vec small = SIZES(a[0], a[0], SMALLER), large = small;
+    for (size_t u = 1; u < k; u++) small = SIZES(small, a[u], SMALLER), large = SIZES(large, a[u], LARGER);
+    return !v_count(v_less(small, v_set1(least)) | v_less(v_set1(most), large));
+}
+#define V_MODERATE v_moderate
+
 #define STREAMS 1
 static inline void v_streamed(void) { _mm_sfence(); }
 static inline vec v_times(vec a, vec hi, vec lo) { return v_fma(a, hi, a * lo); }
