@@ -106,11 +106,11 @@ def softmax(
     >>> softmax([1.0, 2.0, 3.0], where=[True, False, True], temperature=0.5).round(4)
     array([0.018, 0.   , 0.982])
     """
-    if sink is empty is dtype is backend is None and not return_lse:
-        if where is bias is softcap is None and temperature is ONE:
+    if sink is empty is dtype is backend is None:
+        if where is bias is softcap is None and temperature is ONE and not return_lse:
             y = direct["softmax"](x, axis, out)
         else:
-            y = direct["softmax"](x, axis, out, where, temperature, bias, softcap)
+            y = direct["softmax"](x, axis, out, where, temperature, bias, softcap, return_lse)
         if y is not None:
             return y
     asked = Asked(where, temperature, bias, softcap, sink, empty, return_lse)
@@ -148,11 +148,11 @@ def log_softmax(
     >>> print(f"{y[0]:.4e} {y[1]:.1f} {y[2]:.1f}")
     -4.2484e-18 -999.0 -40.0
     """
-    if sink is empty is dtype is backend is None and not return_lse:
-        if where is bias is softcap is None and temperature is ONE:
+    if sink is empty is dtype is backend is None:
+        if where is bias is softcap is None and temperature is ONE and not return_lse:
             y = direct["log_softmax"](x, axis, out)
         else:
-            y = direct["log_softmax"](x, axis, out, where, temperature, bias, softcap)
+            y = direct["log_softmax"](x, axis, out, where, temperature, bias, softcap, return_lse)
         if y is not None:
             return y
     asked = Asked(where, temperature, bias, softcap, sink, empty, return_lse)
@@ -298,7 +298,7 @@ def logsumexp(
         if where is bias is softcap is None and temperature is ONE:
             y = direct["logsumexp"](a, axis, out)
         else:
-            y = direct["logsumexp"](a, axis, out, where, temperature, bias, softcap)
+            y = direct["logsumexp"](a, axis, out, where, temperature, bias, softcap, False)
         if y is not None:
             return y
     a, asked = as_array(a, "a"), Asked(where, temperature, bias, softcap, sink)

@@ -129,8 +129,9 @@ def _from(limit: int | None) -> str:
     return f"{size}, says {crossovers().origin}"
 
 
-def _direct(op: str) -> _backends.Direct:
+def _direct(name: str) -> _backends.Direct:
     """The function for direct calls of the backend that is chosen in float32 and float64, if it has such functions."""
+    op = name.removesuffix(_backends.VJP)
     backend = _backends.load(choose(op, np.dtype(np.float64), 1, 1, None, 1).backend)
     make = getattr(backend, "direct", None)
 
@@ -141,7 +142,7 @@ def _direct(op: str) -> _backends.Direct:
     def threads(elements: int, dtype: np.dtype[Any]) -> int:
         return choose(op, dtype, 1, elements, None, _config.get_num_threads()).threads
 
-    function: _backends.Direct | None = make and make(op, alone_below, threads)
+    function: _backends.Direct | None = make and make(name, alone_below, threads)
     return function or (lambda *arguments: None)
 
 
@@ -153,6 +154,10 @@ def _first(op: str) -> _backends.Direct:
     return call
 
 
-#: op -> a function of (x, axis, out), or of these and (where, temperature, bias, softcap), that does a simple call, or
-#: gives None if it is not one; for LOG_PROB see `_losses`. Made by the first call.
-direct = {op: _first(op) for op in (*_backends.OPS, _backends.LOG_PROB)}
+#: op -> a function of (x, axis, out), or of these and (where, temperature, bias, softcap, return_lse), that does a simple
+#: call, or gives None if it is not one; op + VJP -> one of (g, y, axis, out); for LOG_PROB see `_losses`. Made by the
+#: first call.
+direct = {
+    name: _first(name)
+    for name in (*_backends.OPS, _backends.LOG_PROB, "softmax" + _backends.VJP, "log_softmax" + _backends.VJP)
+}

@@ -24,10 +24,10 @@ from ._arrays import (
     rows_last,
     same_memory,
 )
-from ._backends import Modifiers, work_dtype
+from ._backends import VJP, Modifiers, work_dtype
 from ._calls import choose, execute, load
 from ._config import resolve
-from ._dispatch import Choice
+from ._dispatch import Choice, direct
 from ._modified import broadcast
 
 PIECE = 1 << 19  # elements of a logsumexp's gradient at a time: they stay in the cache for the second step
@@ -73,6 +73,8 @@ def softmax_vjp(
     >>> softmax_vjp([1.0, 0.0, 0.0], y).round(4)
     array([ 0.0819, -0.022 , -0.0599])
     """
+    if backend is None and (dx := direct["softmax" + VJP](g, y, axis, out)) is not None:
+        return dx
     return _pull("softmax", g, y, axis, out, backend)
 
 
@@ -92,6 +94,8 @@ def log_softmax_vjp(
     >>> log_softmax_vjp([0.0, 0.0, -1.0], y).round(4)
     array([ 0.09  ,  0.2447, -0.3348])
     """
+    if backend is None and (dx := direct["log_softmax" + VJP](g, y, axis, out)) is not None:
+        return dx
     return _pull("log_softmax", g, y, axis, out, backend)
 
 

@@ -210,6 +210,77 @@ def test_scalars_are_new_ones(dtype):
     assert scalar(0) == 0
 
 
+# ---- logsumexp beside the result; gradients ----
+
+
+@every_dtype
+@needs_c
+@pytest.mark.parametrize("op", ["softmax", "log_softmax"])
+def test_taken_with_logsumexp(op, dtype):
+    for shape in SHAPES:
+        x = data(shape, dtype)
+        for axis in axes(op, x):
+            for modifiers in ({}, {"temperature": 0.5}, {"where": x > -4}):
+                given = {"where": None, "temperature": 1.0, "bias": None, "softcap": None} | modifiers
+                got = direct[op](x, axis, None, *given.values(), True)
+                want = the_long_way(op, x, axis, return_lse=True, **modifiers)
+                for a, b in zip(got, want, strict=True):
+                    assert (type(a), a.dtype) == (type(b), b.dtype), (shape, axis)
+                    assert_same_bits(np.asarray(a), np.asarray(b), f"{shape} axis {axis} {modifiers}")
+
+
+@needs_c
+@pytest.mark.parametrize("wanted", [None, 1, "yes", np.True_])
+def test_only_a_bool_asks_for_logsumexp(wanted):
+    assert direct["softmax"](X, -1, None, None, 1.0, None, None, wanted) is None
+
+
+VJPS = pytest.mark.parametrize("op", ["softmax", "log_softmax"])
+
+
+@every_dtype
+@needs_c
+@VJPS
+def test_gradients_are_taken(op, dtype):
+    vjp, whole = direct[f"{op}_vjp"], getattr(fsm, f"{op}_vjp")
+    for shape in SHAPES:
+        g = read_only(data(shape, dtype, 1))
+        for axis in axes(op, g):
+            y = call(op, data(shape, dtype), axis)
+            want = whole(g, y, axis, backend=BACKENDS[0])
+            assert_same_bits(vjp(g, y, axis, None), want, f"{shape} axis {axis}")
+            for out in (np.full(shape, 7, dtype), g.copy(), y.copy()):
+                given = [out if np.array_equal(a, out) else a for a in (g, y)]  # in place of either, too
+                assert vjp(*given, axis, out) is out
+                assert_same_bits(out, want)
+
+
+@needs_c
+@VJPS
+@pytest.mark.parametrize("case", NOT_DIRECT)
+def test_gradients_left_alone(op, case):
+    x, axis = NOT_DIRECT[case]
+    good = np.ones(np.shape(x), "f4")
+    assert direct[f"{op}_vjp"](good, x, axis, None) is None
+    if not case.startswith(("axis", "bool", "float", "NumPy integer", "tuple", "str", "zero")):
+        assert direct[f"{op}_vjp"](x, good, axis, None) is None
+
+
+@needs_c
+@VJPS
+def test_gradients_of_other_shapes_dtypes_and_overlapping_results_are_left_alone(op):
+    vjp, memory = direct[f"{op}_vjp"], np.zeros(100, "f4")
+    y, g = memory[:24].reshape(4, 6), memory[24:48].reshape(4, 6)
+    assert vjp(g[0], y, -1, None) is vjp(g.T.copy(), y, -1, None) is vjp(g.astype("f8"), y, -1, None) is None
+    for shift in range(1, 48):
+        out = memory[shift : shift + 24].reshape(4, 6)
+        assert (vjp(g, y, -1, out) is out) == (shift == 24), shift
+    for case in NO_OUT.values():
+        assert vjp(g, y, -1, case(y)) is None
+    for arguments in ((), (g,), (g, y, -1), (g, y, -1, None, None)):
+        assert vjp(*arguments) is None
+
+
 @every_dtype
 @needs_c
 @every_op
@@ -314,10 +385,10 @@ def test_without_direct_functions_all_is_the_same(run_ok):
     code = """
 import numpy as np, fastsoftmax as f
 from fastsoftmax import _dispatch
-from fastsoftmax._backends import c
+from fastsoftmax._backends import OPS, c
 {patch}
 x = np.random.default_rng(0).normal(size=(3, 7)).astype("f4")
-for op in set(_dispatch.direct) & set(f.__all__):
+for op in OPS:
     print(op, getattr(f, op)(x).tobytes().hex(), getattr(f, op)(x[0], out=None).tobytes().hex())
 print(f.cross_entropy(x, np.array([6, 0, 3])).tobytes().hex(), "log_prob" in _dispatch.direct)
 print(_dispatch.direct["softmax"](x, -1, None) is None)

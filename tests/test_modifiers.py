@@ -156,7 +156,7 @@ needs_c = pytest.mark.skipif(not BACKENDS[0].startswith("c-"), reason="the C par
 
 def is_direct(x, axis, out, given):
     wanted = {"where": None, "temperature": 1.0, "bias": None, "softcap": None} | given
-    return direct["softmax"](x, axis, out, *wanted.values()) is not None
+    return direct["softmax"](x, axis, out, *wanted.values(), False) is not None
 
 
 @needs_c

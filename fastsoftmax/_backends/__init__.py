@@ -21,6 +21,7 @@ OPS = ROW_MAPS + ROW_REDUCTIONS + ELEMENT_MAPS
 
 #: Of rows that have a target (see Modifiers): the log-probability of it, and the gradient of a loss made of that.
 LOG_PROB, LOSS_GRAD = "log_prob", "loss_grad"
+VJP = "_vjp"  # ends the names of gradients
 ONE_A_ROW = (*ROW_REDUCTIONS, LOG_PROB)
 
 ISAS = ("avx512", "avx2", "neon", "scalar")

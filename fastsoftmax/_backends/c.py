@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import LOG_PROB, LOSS_GRAD, ROW_REDUCTIONS, Array, Backend, Direct, Modifiers, work_dtype
+from . import LOG_PROB, LOSS_GRAD, ROW_REDUCTIONS, VJP, Array, Backend, Direct, Modifiers, work_dtype
 
 TINY = 512  # elements below which a direct function keeps the GIL
 
@@ -106,13 +106,15 @@ class _C:
             raise MemoryError(f"{op}_vjp: no scratch memory for rows of {n} elements")
 
     def direct(
-        self, op: str, alone_below: Callable[[np.dtype[Any]], int], threads: Callable[[int, np.dtype[Any]], int]
+        self, name: str, alone_below: Callable[[np.dtype[Any]], int], threads: Callable[[int, np.dtype[Any]], int]
     ) -> Direct | None:
-        """A function (x, axis, out) -> result, or None for what `run` should do; None where it cannot be made."""
+        """A function as `_dispatch.direct` has it by that name, for what is simple; None where it cannot be made."""
         if not layout_as_expected():
             return None
         how = ffi.new("struct direct *")
+        op = name.removesuffix(VJP)
         how.isa, how.op, how.reduces = self._isa, _OPS[op], op in ROW_REDUCTIONS
+        how.kind = lib.DIRECT_LOSS if op == LOG_PROB else lib.DIRECT_VJP if op != name else lib.DIRECT_CALL
         how.tiny_below, how.threads = TINY, id(threads)
         how.alone_below = [alone_below(dtype) for dtype in (*_DTYPES, _FLOAT16)]  # bfloat16, known or not, as float16
         for dtype in (*_DTYPES, *_learnt):

@@ -50,6 +50,7 @@ struct scalar16 { uint16_t value; ...; };
 struct direct {
     const fsm_isa *isa;
     fsm_op op;
+    enum direct_kind { DIRECT_CALL, DIRECT_LOSS, DIRECT_VJP } kind;
     int reduces;
     size_t tiny_below, alone_below[4];
     uintptr_t ndarray, dtypes[4], scalars[4], boolean, integer, numpy, threads;

@@ -37,10 +37,13 @@ struct scalar16 {
 
 enum { DIRECT_TYPES = FSM_BF16 + 1 };
 
+enum direct_kind { DIRECT_CALL, DIRECT_LOSS, DIRECT_VJP };
+
 /* What a direct function does, and the objects it needs, borrowed from c.py. */
 struct direct {
     const fsm_isa *isa;
     fsm_op op;
+    enum direct_kind kind;
     int reduces;
     size_t tiny_below;                /* elements that are no longer a tiny call, see there, */
     size_t alone_below[DIRECT_TYPES]; /* nor always one for a single thread: to ask takes 1 us */
@@ -73,13 +76,13 @@ static void **functions_of(uintptr_t capsule) {
 enum { MOST_DIMENSIONS = 64 }; /* NPY_MAXDIMS */
 
 /* An array of the shape of x without the axis that is gone (ndim: none). */
-static PyObject *new_array(const struct direct *how, const struct array *x, int gone) {
+static PyObject *new_array(const struct direct *how, const struct array *x, int gone, void *dtype) {
     typedef PyObject *empty(int ndim, const intptr_t *shape, void *dtype, int fortran);
     intptr_t shape[MOST_DIMENSIONS];
     int ndim = x->ndim - (gone < x->ndim);
     for (int i = 0; i < ndim; i++) shape[i] = x->shape[i + (i >= gone)];
-    Py_INCREF((PyObject *)x->dtype); /* for it to take */
-    return ((empty *)how->functions[EMPTY])(ndim, shape, x->dtype, 0);
+    Py_INCREF((PyObject *)dtype); /* for it to take */
+    return ((empty *)how->functions[EMPTY])(ndim, shape, dtype, 0);
 }
 
 /* A scalar, as NumPy makes them. */
@@ -113,7 +116,7 @@ static long ask_threads(const struct direct *how, size_t elements, void *dtype) 
 
 /* ---- Modifiers: floats, and contiguous arrays that broadcast along whole groups of dimensions ---- */
 
-enum { WHERE = 3, TEMPERATURE, BIAS, SOFTCAP, ARGUMENTS };
+enum { WHERE = 3, TEMPERATURE, BIAS, SOFTCAP, RETURN_LSE, ARGUMENTS };
 
 struct modified {
     fsm_modifiers m;
@@ -142,6 +145,15 @@ static bool strides_of(const struct array *a, const struct array *x, int first, 
     return true;
 }
 
+static size_t size_of_type(fsm_type type) { return type == FSM_F64 ? 8 : type == FSM_F32 ? 4 : 2; }
+
+/* Of an element of a mask or of numbers. */
+static size_t bytes_of(const struct direct *how, const void *dtype) {
+    for (fsm_type type = FSM_F32; type < DIRECT_TYPES; type++)
+        if ((uintptr_t)dtype == how->dtypes[type]) return size_of_type(type);
+    return 1;
+}
+
 /* An argument that is None or such an array, of one of two dtypes, apart from y; false if it is neither. */
 static bool take_array(const struct direct *how, PyObject *given, const struct array *x, int first, int last,
                        uintptr_t dtype, uintptr_t other, const struct array *y, size_t y_bytes, const void **data,
@@ -150,7 +162,7 @@ static bool take_array(const struct direct *how, PyObject *given, const struct a
     if (given == Py_None) return true;
     if ((uintptr_t)Py_TYPE(given) != how->ndarray || (a->flags & NATIVE) != NATIVE) return false;
     if ((uintptr_t)a->dtype != dtype && (uintptr_t)a->dtype != other) return false;
-    size_t bytes = times(8, a->shape, a->shape + a->ndim); /* at most */
+    size_t bytes = times(bytes_of(how, a->dtype), a->shape, a->shape + a->ndim);
     if (y && a->data < y->data + y_bytes && y->data < a->data + bytes) return false;
     *data = a->data;
     return strides_of(a, x, first, last, strides);
@@ -207,7 +219,7 @@ static bool take_rows(const struct direct *how, PyObject *given, PyObject *along
     while (r->type < DIRECT_TYPES && (uintptr_t)x->dtype != how->dtypes[r->type]) r->type++;
     if (r->type == DIRECT_TYPES || (x->flags & NATIVE) != NATIVE || x->ndim > MOST_DIMENSIONS) return false;
     r->size = r->n = times(1, x->shape, x->shape + x->ndim);
-    r->bytes = r->type == FSM_F64 ? 8 : r->type == FSM_F32 ? 4 : 2;
+    r->bytes = size_of_type(r->type);
     r->inner = 1, r->first = 0, r->last = x->ndim;
     if (r->size == 0) return false;
     if (along == Py_None) return true;
@@ -243,12 +255,25 @@ static void *data_of(PyObject *y, bool scalar, fsm_type type) {
                              : (void *)&((struct scalar16 *)y)->value;
 }
 
-/* call(x, axis, out), or with where, temperature, bias and softcap: the result, or None for what is not simple. */
+/* Where the logsumexp of each row goes, a new array or scalar of the type computed in; NULL after an exception. */
+static PyObject *new_lse(const struct direct *how, const struct rows *r, bool scalar, fsm_modifiers *m) {
+    fsm_type computed = r->type == FSM_F64 ? FSM_F64 : FSM_F32;
+    PyObject *lse = scalar ? new_scalar(how->scalars[computed])
+                           : new_array(how, r->x, r->first, object(how->dtypes[computed]));
+    if (lse) m->lse = data_of(lse, scalar, computed);
+    m->lse_strides[0] = (ptrdiff_t)r->inner;
+    m->lse_strides[1] = 1;
+    return lse;
+}
+
+/* call(x, axis, out), or with where, temperature, bias, softcap and return_lse: the result, with logsumexp a pair; or None for
+ * what is not simple. */
 static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     const struct direct *how = PyLong_AsVoidPtr(self);
     struct rows r;
     if ((count != WHERE && count != ARGUMENTS) || !take_rows(how, args[0], args[1], &r)) Py_RETURN_NONE;
-    bool all = args[1] == Py_None;
+    bool all = args[1] == Py_None, with_lse = count == ARGUMENTS && args[RETURN_LSE] == Py_True;
+    if (count == ARGUMENTS && !with_lse && args[RETURN_LSE] != Py_False) Py_RETURN_NONE;
     int ndim = !how->reduces ? r.x->ndim : all ? 0 : r.x->ndim - 1; /* of the result, */
     int gone = !how->reduces || all ? ndim : r.first;               /* with all of x as one row for None */
 
@@ -261,13 +286,51 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     if (count == ARGUMENTS && !take_modifiers(how, args, r.type, r.x, r.first, r.last, given, x_bytes, &d))
         Py_RETURN_NONE;
     bool scalar = !given && how->reduces && ndim == 0;
-    PyObject *y = given ? Py_NewRef(args[2]) : scalar ? new_scalar(how->scalars[r.type]) : new_array(how, r.x, gone);
-    if (!y) return NULL;
-    fsm_status status =
-        run_rows(how, &r, how->op, data_of(y, scalar, r.type), threads, count == ARGUMENTS ? &d.m : NULL);
-    if (status == FSM_OK) return y;
-    Py_DECREF(y);
-    Py_RETURN_NONE; /* no scratch memory: the caller finds that out as well, and says so */
+    PyObject *y = given    ? Py_NewRef(args[2])
+                  : scalar ? new_scalar(how->scalars[r.type])
+                           : new_array(how, r.x, gone, r.x->dtype);
+    PyObject *lse = with_lse && y ? new_lse(how, &r, all || r.x->ndim == 1, &d.m) : NULL, *result = NULL;
+    if (y && (lse || !with_lse)) {
+        fsm_status status =
+            run_rows(how, &r, how->op, data_of(y, scalar, r.type), threads, count == ARGUMENTS ? &d.m : NULL);
+        result = status != FSM_OK ? Py_NewRef(Py_None) /* no scratch memory: the caller finds that out as well, and says so */
+                 : lse            ? PyTuple_Pack(2, y, lse)
+                                  : Py_NewRef(y);
+    }
+    Py_XDECREF(y);
+    Py_XDECREF(lse);
+    return result;
+}
+
+/* ---- Gradients ---- */
+
+enum { GIVEN, RESULT, ALONG, OUT, VJP_ARGUMENTS };
+
+/* vjp(g, y, axis, out): the result, or None for what is not simple. */
+static PyObject *vjp(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    const struct direct *how = PyLong_AsVoidPtr(self);
+    struct rows r;
+    if (count != VJP_ARGUMENTS || !take_rows(how, args[RESULT], args[ALONG], &r)) Py_RETURN_NONE;
+    const struct array *y = r.x, *g = (const struct array *)args[GIVEN];
+    const size_t bytes = r.size * r.bytes;
+    if ((uintptr_t)Py_TYPE(args[GIVEN]) != how->ndarray || g->dtype != y->dtype) Py_RETURN_NONE;
+    if ((g->flags & NATIVE) != NATIVE || g->ndim != y->ndim) Py_RETURN_NONE;
+    for (int i = 0; i < y->ndim; i++)
+        if (g->shape[i] != y->shape[i]) Py_RETURN_NONE;
+    const struct array *out = args[OUT] != Py_None ? (const struct array *)args[OUT] : NULL;
+    if (out && !(fits(how, y, out, y->ndim, y->ndim, bytes, bytes) && fits(how, g, out, y->ndim, y->ndim, bytes, bytes)))
+        Py_RETURN_NONE;
+    const long threads = threads_of(how, &r);
+    if (threads < 1) return NULL;
+    PyObject *dx = out ? Py_NewRef(args[OUT]) : new_array(how, y, y->ndim, y->dtype);
+    if (!dx) return NULL;
+    PyThreadState *state = r.size < how->tiny_below ? NULL : PyEval_SaveThread();
+    fsm_status status = fsm_vjp(how->isa, how->op, r.type, g->data, y->data, data_of(dx, false, r.type),
+                                r.size / r.n / r.inner, r.n, r.inner, NULL, (unsigned)threads);
+    if (state) PyEval_RestoreThread(state);
+    if (status == FSM_OK) return dx;
+    Py_DECREF(dx);
+    Py_RETURN_NONE; /* as above */
 }
 
 /* ---- Losses ---- */
@@ -400,8 +463,8 @@ static PyObject *loss(PyObject *self, PyObject *const *args, Py_ssize_t count) {
 
     bool scalar = reduction == SUM || reduction == MEAN || r.x->ndim == 1;
     double few[FEW], *logs = l.rows > FEW ? PyMem_Malloc(l.rows * sizeof *logs) : few;
-    PyObject *y = scalar ? new_scalar(how->scalars[r.type]) : new_array(how, r.x, r.first);
-    PyObject *g = !gradient ? NULL : gradient == Py_True ? new_array(how, r.x, r.x->ndim) : Py_NewRef(gradient);
+    PyObject *y = scalar ? new_scalar(how->scalars[r.type]) : new_array(how, r.x, r.first, r.x->dtype);
+    PyObject *g = !gradient ? NULL : gradient == Py_True ? new_array(how, r.x, r.x->ndim, r.x->dtype) : Py_NewRef(gradient);
     PyObject *result = NULL;
     if (!logs) {
         PyErr_NoMemory();
@@ -420,14 +483,15 @@ static PyObject *loss(PyObject *self, PyObject *const *args, Py_ssize_t count) {
 }
 
 static PyMethodDef methods[] = {{"direct", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL},
-                                {"loss", (PyCFunction)(void (*)(void))loss, METH_FASTCALL, NULL}};
+                                {"loss", (PyCFunction)(void (*)(void))loss, METH_FASTCALL, NULL},
+                                {"vjp", (PyCFunction)(void (*)(void))vjp, METH_FASTCALL, NULL}}; /* as direct_kind */
 
 /* Append such a function to a list, which is how cffi can hand it over. */
 static int direct_function(struct direct *how, uintptr_t list) {
     PyGILState_STATE state = PyGILState_Ensure();
     how->functions = functions_of(how->numpy);
     PyObject *self = how->functions ? PyLong_FromVoidPtr(how) : NULL;
-    PyObject *function = self ? PyCFunction_NewEx(&methods[how->op == FSM_LOG_PROB], self, NULL) : NULL;
+    PyObject *function = self ? PyCFunction_NewEx(&methods[how->kind], self, NULL) : NULL;
     int status = function ? PyList_Append(object(list), function) : -1;
     Py_XDECREF(function);
     Py_XDECREF(self);
