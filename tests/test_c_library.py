@@ -130,7 +130,11 @@ def test_its_own_checks_pass(compiler, builds):
     output = run(ctest, "--test-dir", builds(compiler), "--output-on-failure", timeout=600)
     outcomes = dict(re.findall(r"^ *\d+/\d+ Test +#\d+: (\w+) \.*[* ]*(\w+)", output, re.MULTILINE))
     built = ["avx2", "avx512", "scalar"] if platform.machine() == "x86_64" else ["neon", "scalar"]
-    expected = {f"exp_check_{isa}": "Passed" if isa in NATIVE_ISAS else "Skipped" for isa in built}
+    expected = {
+        f"{program}_{isa}": "Passed" if isa in NATIVE_ISAS else "Skipped"
+        for program in ("exp_check", "divide_check")
+        for isa in built
+    }
     assert outcomes == expected | dict.fromkeys(["selfcheck", "example", "pool_test"], "Passed")
 
 
