@@ -80,7 +80,8 @@ static void cap_row(T t, T c, const T *x, T *z, size_t n) {
 }
 
 static bool kernel_modify(const struct fsm_modify *how, const void *x, void *z, size_t n, void *max) {
-    struct input in = input_of(OWN_TYPE, x, how, 0);
+    struct input in;
+    set_input(&in, OWN_TYPE, x, how, 0);
     if (how->softcap > 0) {
         cap_row(in.temperature.by, (T)how->softcap, x, z, n);
         in.x = z, in.temperature.by = 1;

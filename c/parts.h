@@ -38,7 +38,8 @@ static void sum_part(fsm_op op, fsm_type type, bool modified, struct batch *b, s
 static void kernel_part(fsm_op op, fsm_type type, const struct fsm_modify *how, struct fsm_part *part, const void *x,
                         void *terms, size_t n, bool once, const void *max, bool norm) {
     struct batch b, rest;
-    struct input in = input_of(type, x, how, 0);
+    struct input in;
+    set_input(&in, type, x, how, 0);
     bool both = norm && op == FSM_SOFTMAX;
     sum_part(op, type, how, &b, both ? &rest : NULL, &in, terms, n, once, max);
     *part = (struct fsm_part){.max = (double)b.max[0], .shift = (double)b.shift[0], .base = (double)b.base[0]};
@@ -196,7 +197,8 @@ TEMPLATE void finish_as(fsm_type type, bool modified, fsm_op op, const struct fs
 
 static void kernel_finish(fsm_op op, fsm_type type, const struct fsm_modify *how, const struct fsm_part *p,
                           const void *x, const void *terms, void *y, size_t n, bool past) {
-    struct input in = input_of(type, x, how, 0);
+    struct input in;
+    set_input(&in, type, x, how, 0);
     AS_TYPE(finish_as, type, how, op, p, &in, terms, y, n, past);
 }
 
