@@ -44,7 +44,8 @@ def available() -> tuple[str, ...]:
 
 def load(name: str) -> NumbaBackend:
     """The backend called `name`. Imports Numba; machine code is made (or read from Numba's cache) when first needed."""
-    from fastsoftmax._backends import _numba_kernels
+    with _state.compiling:
+        from fastsoftmax._backends import _numba_kernels
 
     return NumbaBackend(name, _numba_kernels)
 
@@ -186,10 +187,13 @@ def _in_the_same_environment(task: Callable[[], object]) -> Callable[[], None]:
 
 
 class _State:
-    """The helpers, and what else a fork must not hand on: locks that another thread held, threads that are gone."""
+    """The helpers, and what else a fork must not hand on: locks that another thread held, threads that are gone.
+
+    A fork waits for those that load Numba or compile: in the child the locks of both would be held for ever.
+    """
 
     def __init__(self) -> None:
-        self.compiling = threading.Lock()
+        self.compiling = threading.RLock()
         self.starting = threading.Lock()
         self.pool: ThreadPoolExecutor | None = None
 
@@ -198,18 +202,21 @@ class _State:
         asked: list[Future[object]] = []
         try:
             with self.starting:
-                if self.pool is None:
-                    self.pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="fastsoftmax")
+                pool = self.pool = self.pool or ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="fastsoftmax")
             for _ in range(helpers):
-                asked.append(self.pool.submit(work))
+                asked.append(pool.submit(work))
         except RuntimeError:
-            pass
+            self.pool = None  # it would keep the work, and with it the arrays, until there is a thread
         return asked
 
 
 _state = _State()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_state.__init__)  # type: ignore[misc]
+    os.register_at_fork(
+        before=lambda: _state.compiling.acquire(),
+        after_in_parent=lambda: _state.compiling.release(),
+        after_in_child=_state.__init__,  # type: ignore[misc]
+    )
 
 
 def _together(task: Callable[[], object], helpers: int) -> None:
@@ -225,9 +232,18 @@ def _together(task: Callable[[], object], helpers: int) -> None:
         task()
     finally:  # also on MemoryError: nobody may write to the caller's arrays after this returns
         running = [helper for helper in asked if not helper.cancel()]
-        wait(running)
+        _wait_for(running)
     for helper in running:
         helper.result()
+
+
+def _wait_for(running: list[Future[object]]) -> None:
+    """Until all are done, even if that is interrupted; only then is the interrupt passed on."""
+    try:
+        wait(running)
+    except BaseException:
+        _wait_for(running)
+        raise
 
 
 def _insist(kernel: Callable[..., bool | None], *arguments: Array | int) -> None:
