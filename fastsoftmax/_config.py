@@ -77,7 +77,9 @@ def default_backend() -> str | None:
 
 def _why_not(name: str) -> str:
     if name == "numba":
-        return "numba is not installed"
+        from ._backends import numba
+
+        return str(numba.obstacle())
     built = c_isas()
     if not built:
         return "the C part is not built (pure Python install)"

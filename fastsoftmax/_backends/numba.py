@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import importlib.util
 import os
 import threading
@@ -39,7 +40,28 @@ STEP = {"gathered": 8, "gathered_long": 8, "turned": 16, "columns": 16, "columns
 
 def available() -> tuple[str, ...]:
     """The names of the backends that can run here."""
-    return ("numba",) if importlib.util.find_spec("numba") else ()
+    return () if obstacle() else ("numba",)
+
+
+def obstacle() -> str | None:
+    """Why Numba cannot run here, if it cannot."""
+    if not importlib.util.find_spec("numba"):
+        return "numba is not installed"
+    if _in_subinterpreter():  # any function that takes an array waits for the GIL for ever
+        return "numba does not work in subinterpreters"
+    try:
+        os.getcwd()  # as Numba does when it compiles
+    except OSError:
+        return "numba cannot compile in a directory that is gone"
+    return None
+
+
+def _in_subinterpreter() -> bool:
+    name = next((name for name in ("_interpreters", "_xxsubinterpreters") if importlib.util.find_spec(name)), None)
+    if name is None:
+        return False
+    interpreters = importlib.import_module(name)
+    return bool(interpreters.get_current() != interpreters.get_main())
 
 
 def load(name: str) -> NumbaBackend:
