@@ -78,23 +78,24 @@ def calls(shape, dtype="f4", backend=None, special=()):
 
 def failing_calls(backend=None):
     """{name: (function, the error)}: what is refused early, late, and by what lies underneath."""
-    x, ids = np.zeros((4, 50), "f4"), np.zeros(4, int)
+    x, ids, other = np.zeros((4, 50), "f4"), np.zeros(4, int), np.ones(3, "f4")
+    objects, huge = np.array([None]), np.broadcast_to(np.float32(0), (1 << 30, 1 << 28))
     on = {"backend": backend}
     return {
         "axis": (lambda: fsm.softmax(x, axis=7, **on), ValueError),
-        "out": (lambda: fsm.softmax(x, out=np.zeros(3, "f4"), **on), ValueError),
+        "out": (lambda: fsm.softmax(x, out=other, **on), ValueError),
         "dtype": (lambda: fsm.log_softmax(x, dtype="i4", **on), TypeError),
         "text": (lambda: fsm.sigmoid("text", **on), TypeError),
-        "objects": (lambda: fsm.logsumexp(np.array([None]), **on), TypeError),
+        "objects": (lambda: fsm.logsumexp(objects, **on), TypeError),
         "backend": (lambda: fsm.softmax(x, backend="cuda"), ValueError),
-        "mask": (lambda: fsm.softmax(x, where=np.ones(3, bool), **on), ValueError),
+        "mask": (lambda: fsm.softmax(x, where=other > 0, **on), ValueError),
         "temperature": (lambda: fsm.softmax(x, temperature=-1.0, **on), ValueError),
         "target": (lambda: fsm.cross_entropy(x, ids + 50, **on), IndexError),
         "target's shape": (lambda: fsm.cross_entropy(x, ids[:2], return_grad=True, **on), ValueError),
         "ids": (lambda: fsm.token_logprobs(x, ids - 1, **on), IndexError),
-        "gradient": (lambda: fsm.softmax_vjp(np.zeros(3), x, **on), ValueError),
-        "weights": (lambda: fsm.logsumexp(x, b=np.zeros(3), **on), ValueError),
-        "memory": (lambda: fsm.softmax(np.broadcast_to(np.float32(0), (1 << 30, 1 << 28)), **on), MemoryError),
+        "gradient": (lambda: fsm.softmax_vjp(other, x, **on), ValueError),
+        "weights": (lambda: fsm.logsumexp(x, b=other, **on), ValueError),
+        "memory": (lambda: fsm.softmax(huge, **on), MemoryError),
     }
 
 
