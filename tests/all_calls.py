@@ -1,5 +1,5 @@
-"""Every public function, in every way that is a path of its own, as functions without arguments: for tests that ask what
-a call does to the process, and not what it gives."""
+"""Every public function, in every way that is a path of its own, as functions without arguments: for tests that ask
+what a call does to the process, and not what it gives."""
 
 import numpy as np
 

@@ -103,7 +103,7 @@ def assert_close(got, right, most, floor, what):
 
 @pytest.mark.parametrize("mode", ROUNDING)
 @ALL_BACKENDS
-def test_every_function_under_other_rounding_modes(mode, backend, restored):
+def test_every_function_under_other_rounding_modes(mode, backend, restored):  # noqa: F811
     """They cost digits, not sense."""
     for shape in (SHAPES["few"], SHAPES["rows"]):
         for name, call in calls(shape, "f4", backend).items():

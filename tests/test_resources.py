@@ -66,7 +66,21 @@ def arguments(call):
 
 
 # Not the dtype of float64: np.empty(3) of NumPy 2.4 itself never gives its reference back.
-SINGLETONS = [None, True, False, 0, 1, -1, (), "", np.dtype("f4"), np.dtype(bool), np.dtype(int), np.float32, np.float64]
+SINGLETONS = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    (),
+    "",
+    np.dtype("f4"),
+    np.dtype(bool),
+    np.dtype(int),
+    np.float32,
+    np.float64,
+]
 TIMES = 20
 
 
@@ -253,12 +267,27 @@ def test_strides_of_more_than_31_bits(case, backend, space):
 HUGE = np.broadcast_to(np.float32(0), (1 << 30, 1 << 28))
 TOO_LARGE = {
     "a result": (lambda b: fsm.softmax(HUGE, backend=b), MemoryError),
-    "a result of wider numbers": (lambda b: fsm.softmax(np.broadcast_to(np.int8(1), (1 << 62,)), backend=b), ValueError),
-    "weights": (lambda b: fsm.logsumexp(np.broadcast_to(0.0, (1 << 40, 1)), b=np.broadcast_to(1.0, (1 << 40,))), ValueError),
-    "a divergence": (lambda b: fsm.kl_div(np.broadcast_to(0.0, (1 << 40, 1)), np.broadcast_to(1.0, (1 << 40,))), ValueError),
-    "a mask": (lambda b: fsm.softmax(np.zeros((1, 3)), where=np.broadcast_to(True, (1 << 62, 3)), backend=b), ValueError),
+    "a result of wider numbers": (
+        lambda b: fsm.softmax(np.broadcast_to(np.int8(1), (1 << 62,)), backend=b),
+        ValueError,
+    ),
+    "weights": (
+        lambda b: fsm.logsumexp(np.broadcast_to(0.0, (1 << 40, 1)), b=np.broadcast_to(1.0, (1 << 40,))),
+        ValueError,
+    ),
+    "a divergence": (
+        lambda b: fsm.kl_div(np.broadcast_to(0.0, (1 << 40, 1)), np.broadcast_to(1.0, (1 << 40,))),
+        ValueError,
+    ),
+    "a mask": (
+        lambda b: fsm.softmax(np.zeros((1, 3)), where=np.broadcast_to(True, (1 << 62, 3)), backend=b),
+        ValueError,
+    ),
     "a bias": (lambda b: fsm.softmax(np.zeros(3), bias=np.broadcast_to(0.0, (1 << 59, 3)), backend=b), ValueError),
-    "a gradient": (lambda b: fsm.softmax_vjp(np.broadcast_to(0.0, (1 << 59, 3)), np.ones(3) / 3, backend=b), ValueError),
+    "a gradient": (
+        lambda b: fsm.softmax_vjp(np.broadcast_to(0.0, (1 << 59, 3)), np.ones(3) / 3, backend=b),
+        ValueError,
+    ),
     "targets": (lambda b: fsm.cross_entropy(np.zeros((2, 3)), np.broadcast_to(0, (1 << 59,)), backend=b), ValueError),
 }
 

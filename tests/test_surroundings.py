@@ -1,5 +1,5 @@
-"""Bad surroundings: tuning files, settings, caches and folders that are damaged, hostile or gone. What costs speed alone
-is a warning that names it, and a safe default; what was asked for by name and cannot be had is an error."""
+"""Bad surroundings: tuning files, settings, caches and folders that are damaged, hostile or gone. What costs speed
+alone is a warning that names it, and a safe default; what was asked for by name and cannot be had is an error."""
 
 import json
 import os
@@ -210,7 +210,9 @@ def test_on_a_mount_that_is_read_only(tmp_path):
         pytest.skip("cannot mount here: needs root in the container")
     package = str(_dispatch.SHIPPED.parents[1])
     mounts = [f"mount --bind {p} {p} && mount -o remount,bind,ro {p}" for p in (package, str(tmp_path))]
-    script = f"{' && '.join(mounts)} && ! touch {package}/made 2>/dev/null && exec {sys.executable} -W error -c '{NUMBA}'"
+    script = (
+        f"{' && '.join(mounts)} && ! touch {package}/made 2>/dev/null && exec {sys.executable} -W error -c '{NUMBA}'"
+    )
     env = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR" and not k.startswith("FASTSOFTMAX_")}
     env |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": package}
     script = script.replace("'numba'", '"numba"').replace("'f4'", '"f4"')
@@ -237,7 +239,8 @@ assert "numba" not in f.backends()
 x = np.ones((200, 5000), "f4")
 f.set_num_threads(2)
 for b in (None, *f.backends()):
-    assert f.softmax(x, backend=b)[0, 0] == np.float32(2e-4) and f.softmax(x[:3, :3], backend=b)[0, 0] == np.float32(1 / 3)
+    assert f.softmax(x, backend=b)[0, 0] == np.float32(2e-4)
+    assert f.softmax(x[:3, :4], backend=b)[0, 0] == 0.25
     f.cross_entropy(x, np.zeros(200, int), return_grad=True, backend=b)
 ''')
     print("right")
@@ -258,6 +261,8 @@ def test_in_a_subinterpreter(python):
 def test_in_a_second_interpreter(python):
     """NumPy refuses to be loaded twice; the first interpreter is not harmed."""
     use = "import numpy as np, fastsoftmax as f; assert f.softmax(np.ones(4))[0] == 0.25"
-    done = python(SUBINTERPRETER.format(before=use, after="for _ in range(100): assert f.logsumexp(np.zeros(1)) == 0"), timeout=60)
+    done = python(
+        SUBINTERPRETER.format(before=use, after="for _ in range(100): assert f.logsumexp(np.zeros(1)) == 0"), timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "none\n" or done.stdout.startswith("refused") or done.stdout == "right\n"

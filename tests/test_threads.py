@@ -232,7 +232,7 @@ from functools import partial
 warnings.simplefilter("ignore", DeprecationWarning)  # Python's own about forks
 f.set_num_threads(2)
 x = np.random.default_rng(0).normal(size=(4, 300_000)).astype("f4")
-backends = {f.backends()[0], f.backends()[-2]}  # C and Numba, where they are
+backends = {{f.backends()[0], f.backends()[-2]}}  # C and Numba, where they are
 for backend in backends:
     f.softmax(x, backend=backend)
 with ProcessPoolExecutor(2, multiprocessing.get_context({method!r})) as pool:
