@@ -52,10 +52,17 @@ def tune(output: Path | None, quick: bool) -> int:
     if output is not None and not output.absolute().parent.is_dir():  # to be known before the minute is over
         print(f"--output: there is no folder {output.parent}", file=sys.stderr)
         return 2
+    if output is not None and output.is_dir():
+        print(f"--output: {output} is a folder", file=sys.stderr)
+        return 2
     table = _tune.tune(_tune.QUICK if quick else _tune.SECONDS)
     print(_tune.text(table))
     if output is not None:
-        _tune.write(table, output)
+        try:
+            _tune.write(table, output)
+        except OSError as error:
+            print(f"--output: {output}: {error.strerror}", file=sys.stderr)
+            return 1
         print(f"\nTo use it: FASTSOFTMAX_CROSSOVERS={output.absolute()}")
     return 0
 

@@ -26,6 +26,7 @@ VARIABLES = (
     "FASTSOFTMAX_CROSSOVERS",
     "FASTSOFTMAX_NUM_THREADS",
     "OMP_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
 )
 CGROUP = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -76,7 +77,9 @@ def default_backend() -> str | None:
 
 def _why_not(name: str) -> str:
     if name == "numba":
-        return "numba is not installed"
+        from ._backends import numba
+
+        return str(numba.obstacle())
     built = c_isas()
     if not built:
         return "the C part is not built (pure Python install)"
@@ -90,15 +93,27 @@ def _why_not(name: str) -> str:
 # Threads
 
 
-def _environment_threads() -> int | None:
-    for variable in ("FASTSOFTMAX_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(variable, "").partition(",")[0].strip()  # OMP: one number per level of nesting
-        if not text:
-            continue
-        if text.isascii() and text.isdigit() and int(text) > 0:
-            return int(text)
-        warnings.warn(f"{variable}={os.environ[variable]!r} is not a positive integer; ignored", stacklevel=3)
+def _threads_in(variable: str) -> int | None:
+    """The number of threads that a variable of the environment asks for, if it is one."""
+    text = os.environ.get(variable, "").partition(",")[0].strip()  # OMP: one number per level of nesting
+    digits = text.lstrip("0")
+    if digits.isascii() and digits.isdigit() and len(digits) < 10:
+        return int(digits)
+    if text:
+        said = os.environ[variable]
+        shown = repr(said) if len(said) < 80 else f"{said[:40]!r}..."
+        warnings.warn(f"{variable}={shown} is not a positive number of threads; ignored", stacklevel=4)
     return None
+
+
+def _environment_threads() -> int | None:
+    return _threads_in("FASTSOFTMAX_NUM_THREADS") or _threads_in("OMP_NUM_THREADS")
+
+
+@functools.cache
+def most_numba_threads() -> int:
+    """How many threads Numba may use, whatever is allowed otherwise: as in Numba itself."""
+    return _threads_in("NUMBA_NUM_THREADS") or sys.maxsize
 
 
 def _cgroups() -> Iterator[tuple[Path, tuple[str, ...]]]:

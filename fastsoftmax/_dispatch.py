@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ DTYPES = ("float32", "float64")
 SECTIONS = ("c_threads", "numba_threads", "numba")
 SHIPPED = Path(__file__).with_name("crossovers.json")
 VARIABLE = "FASTSOFTMAX_CROSSOVERS"
+MOST_BYTES = 1 << 20  # of a table: the shipped one has a few thousand
 
 
 class Crossovers(NamedTuple):
@@ -43,10 +45,10 @@ def read(path: Path, origin: str) -> Crossovers:
     import json
 
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(_text(path))
     except OSError as error:
         raise ValueError(f"{origin}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{origin}: not JSON: {error}") from error
     for keys in ((section, op, dtype) for section in SECTIONS for op in _backends.OPS for dtype in DTYPES):
         entry = table
@@ -54,16 +56,34 @@ def read(path: Path, origin: str) -> Crossovers:
             if not isinstance(entry, dict) or key not in entry:
                 raise ValueError(f"{origin}: no entry {'.'.join(keys)}; `python -m fastsoftmax tune` makes such a file")
             entry = entry[key]
-        if entry is not None and (type(entry) is not int or entry < 1):
+        if entry is not None and (type(entry) is not int or not 1 <= entry <= sys.maxsize):
             raise ValueError(f"{origin}: {'.'.join(keys)}: a number of elements or null expected, not {entry!r}")
     return Crossovers(origin, table)
 
 
+def _text(path: Path) -> str:
+    """What a file holds. Of a pipe or a device there may be no end, and of anything more than there is memory for."""
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise OSError(f"more than {MOST_BYTES} bytes")
+    return content.decode("utf-8")
+
+
 @functools.cache
 def crossovers() -> Crossovers:
-    """The table in force, read when first needed: the one that FASTSOFTMAX_CROSSOVERS names, or the shipped one."""
-    name = os.environ.get(VARIABLE)
-    return read(Path(name), f"{VARIABLE}={name}") if name else read(SHIPPED, "the shipped table")
+    """The table in force, read when first needed: the one that FASTSOFTMAX_CROSSOVERS names, or the shipped one.
+
+    A file that cannot be used costs speed at most, so it is a warning.
+    """
+    if name := os.environ.get(VARIABLE):
+        try:
+            return read(Path(name), f"{VARIABLE}={name}")
+        except ValueError as error:
+            warnings.warn(f"{error}; the shipped table is used", stacklevel=3)
+    return read(SHIPPED, "the shipped table")
 
 
 @dataclass(frozen=True)
@@ -116,6 +136,8 @@ def _backend(op: str, dtype: np.dtype[Any], elements: int, backend: str | None) 
 def _threads(op: str, dtype: np.dtype[Any], elements: int, name: str, most: int) -> tuple[int, str]:
     if name == "numpy":
         return 1, "numpy uses one thread"
+    if name == "numba":
+        most = min(most, _config.most_numba_threads())
     if most == 1:
         return 1, "one thread is allowed"
     limit = crossovers().of(f"{name.partition('-')[0]}_threads", op, dtype.name)

@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from all_calls import SHAPES as ALL_SHAPES
+from all_calls import bits, calls
 from conftest import BACKENDS
 from layouts import assert_same_bits
 
@@ -73,6 +75,58 @@ def test_many_callers_at_once(backend):
         for results in pool.map(run, orders):
             for i, got in results:
                 assert_same_bits(got, want[i], f"job {i}")
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, None])
+def test_sixteen_callers_of_everything(backend):
+    every = [call for shape in ALL_SHAPES.values() for call in calls(shape, "f4", backend).values()]
+    want = [bits(call()) for call in every]
+    gate = threading.Barrier(16)
+
+    def run(seed):
+        gate.wait()
+        order = np.random.default_rng(seed).permutation(len(every))[:40]
+        return [(i, bits(every[i]())) for i in order]
+
+    with fsm.threads(2), ThreadPoolExecutor(16) as pool:
+        for results in pool.map(run, range(16)):
+            assert all(got == want[i] for i, got in results)
+
+
+BESIDE = """
+import importlib.util, threading, numpy as np, fastsoftmax as f
+f.set_num_threads(2)
+rng = np.random.default_rng(0)
+x, a = rng.normal(size=(100, 5000)).astype("f4"), rng.normal(size=(200, 200))
+def work():
+    return [g(x, backend={backend!r}).tobytes() for g in (f.softmax, f.logsumexp, f.logcumsumexp)]
+want, product, stop, wrong = work(), (a @ a).tobytes(), threading.Event(), []
+def multiply():
+    while not stop.is_set():
+        (a @ a).tobytes() == product or wrong.append("numpy")
+others = [multiply] * 4
+if importlib.util.find_spec("torch"):
+    import torch
+    t = torch.from_numpy(x)
+    def soften():
+        while not stop.is_set():
+            torch.softmax(t, 1)
+    others.append(soften)
+others = [threading.Thread(target=other) for other in others]
+[other.start() for other in others]
+try:
+    assert all(work() == want for _ in range(10))
+finally:
+    stop.set()
+[other.join() for other in others]
+assert not wrong
+"""
+
+
+def test_beside_other_libraries_that_have_threads(python, backend):
+    """More threads than CPUs, of several pools: the bits are the same, and nobody waits for ever."""
+    done = python(BESIDE.format(backend=backend), timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_changing_the_thread_count_while_others_compute(backend):
@@ -168,6 +222,53 @@ want = work()
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_executors_of_processes(python, method):
+    """After use, with every way to start a process that there is."""
+    code = f"""
+import multiprocessing, warnings, numpy as np, fastsoftmax as f
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+warnings.simplefilter("ignore", DeprecationWarning)  # Python's own about forks
+f.set_num_threads(2)
+x = np.random.default_rng(0).normal(size=(4, 300_000)).astype("f4")
+backends = {{f.backends()[0], f.backends()[-2]}}  # C and Numba, where they are
+for backend in backends:
+    f.softmax(x, backend=backend)
+with ProcessPoolExecutor(2, multiprocessing.get_context({method!r})) as pool:
+    for backend in backends:
+        want = f.softmax(x, backend=backend).tobytes()
+        for got in pool.map(partial(f.softmax, backend=backend), [x] * 4):
+            assert got.tobytes() == want, backend
+"""
+    done = python(code, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_fork_while_numba_compiles(python, tmp_path):
+    """In the child its locks would be held for ever by a thread that is not there."""
+    if "numba" not in BACKENDS:
+        pytest.skip("numba is not installed: it is a dependence, but the package works without it")
+    code = """
+import os, threading, time, numpy as np, fastsoftmax as f
+from fastsoftmax._backends import numba
+x = np.zeros((2, 5), "f4")
+f.sigmoid(x, backend="numba")  # loads Numba
+def compile():
+    f.softplus(x, backend="numba")
+other = threading.Thread(target=compile)
+other.start()
+time.sleep(0.2)
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if f.sigmoid(x.astype(float), backend="numba")[0, 0] == 0.5 else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+other.join()
+"""
+    done = python(code, timeout=100, NUMBA_CACHE_DIR=str(tmp_path), PYTHONWARNINGS="ignore::DeprecationWarning")
+    assert done.returncode == 0, done.stderr
+
+
 def test_exit_while_daemon_threads_compute(python, backend):
     code = f"""
 import threading, time, numpy as np, fastsoftmax as f
@@ -199,6 +300,35 @@ except KeyboardInterrupt:
 assert f.softmax(x, backend={backend!r}).tobytes() == want
 """
     done = python(code, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_many_interrupts_are_survived(python, backend):
+    """At any place of any call: what comes after it is right, and no thread is stuck."""
+    code = f"""
+import random, signal, time
+from all_calls import bits, calls
+import fastsoftmax as f
+signal.signal(signal.SIGINT, signal.default_int_handler)
+f.set_num_threads(2)
+work = [*calls((60, 3000), "f4", {backend!r}).values(), *calls((2, 60_000), "f4", {backend!r}).values()]
+want, rng, caught = [bits(call()) for call in work], random.Random(0), 0
+def strike(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, strike)
+for _ in range(60):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, 0.02))
+        while True:
+            rng.choice(work)()
+    except KeyboardInterrupt:
+        caught += 1
+    i = rng.randrange(len(work))
+    assert bits(work[i]()) == want[i], i
+assert caught == 60
+assert [bits(call()) for call in work] == want
+"""
+    done = python(code, timeout=120)
     assert done.returncode == 0, done.stderr
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import importlib.util
 import os
 import threading
@@ -39,12 +40,34 @@ STEP = {"gathered": 8, "gathered_long": 8, "turned": 16, "columns": 16, "columns
 
 def available() -> tuple[str, ...]:
     """The names of the backends that can run here."""
-    return ("numba",) if importlib.util.find_spec("numba") else ()
+    return () if obstacle() else ("numba",)
+
+
+def obstacle() -> str | None:
+    """Why Numba cannot run here, if it cannot."""
+    if not importlib.util.find_spec("numba"):
+        return "numba is not installed"
+    if _in_subinterpreter():  # any function that takes an array waits for the GIL for ever
+        return "numba does not work in subinterpreters"
+    try:
+        os.getcwd()  # as Numba does when it compiles
+    except OSError:
+        return "numba cannot compile in a directory that is gone"
+    return None
+
+
+def _in_subinterpreter() -> bool:
+    name = next((name for name in ("_interpreters", "_xxsubinterpreters") if importlib.util.find_spec(name)), None)
+    if name is None:
+        return False
+    interpreters = importlib.import_module(name)
+    return bool(interpreters.get_current() != interpreters.get_main())
 
 
 def load(name: str) -> NumbaBackend:
     """The backend called `name`. Imports Numba; machine code is made (or read from Numba's cache) when first needed."""
-    from fastsoftmax._backends import _numba_kernels
+    with _state.compiling:
+        from fastsoftmax._backends import _numba_kernels
 
     return NumbaBackend(name, _numba_kernels)
 
@@ -186,10 +209,13 @@ def _in_the_same_environment(task: Callable[[], object]) -> Callable[[], None]:
 
 
 class _State:
-    """The helpers, and what else a fork must not hand on: locks that another thread held, threads that are gone."""
+    """The helpers, and what else a fork must not hand on: locks that another thread held, threads that are gone.
+
+    A fork waits for those that load Numba or compile: in the child the locks of both would be held for ever.
+    """
 
     def __init__(self) -> None:
-        self.compiling = threading.Lock()
+        self.compiling = threading.RLock()
         self.starting = threading.Lock()
         self.pool: ThreadPoolExecutor | None = None
 
@@ -198,18 +224,21 @@ class _State:
         asked: list[Future[object]] = []
         try:
             with self.starting:
-                if self.pool is None:
-                    self.pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="fastsoftmax")
+                pool = self.pool = self.pool or ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="fastsoftmax")
             for _ in range(helpers):
-                asked.append(self.pool.submit(work))
+                asked.append(pool.submit(work))
         except RuntimeError:
-            pass
+            self.pool = None  # it would keep the work, and with it the arrays, until there is a thread
         return asked
 
 
 _state = _State()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_state.__init__)  # type: ignore[misc]
+    os.register_at_fork(
+        before=lambda: _state.compiling.acquire(),
+        after_in_parent=lambda: _state.compiling.release(),
+        after_in_child=_state.__init__,  # type: ignore[misc]
+    )
 
 
 def _together(task: Callable[[], object], helpers: int) -> None:
@@ -225,9 +254,18 @@ def _together(task: Callable[[], object], helpers: int) -> None:
         task()
     finally:  # also on MemoryError: nobody may write to the caller's arrays after this returns
         running = [helper for helper in asked if not helper.cancel()]
-        wait(running)
+        _wait_for(running)
     for helper in running:
         helper.result()
+
+
+def _wait_for(running: list[Future[object]]) -> None:
+    """Until all are done, even if that is interrupted; only then is the interrupt passed on."""
+    try:
+        wait(running)
+    except BaseException:
+        _wait_for(running)
+        raise
 
 
 def _insist(kernel: Callable[..., bool | None], *arguments: Array | int) -> None:
