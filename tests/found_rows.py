@@ -64,6 +64,11 @@ def load():
     return json.loads(FILE.read_text()) if FILE.exists() else []
 
 
+def texts(function, dtype):
+    """The rows found for a function and a type, on any backend."""
+    return [one["row"] for one in load() if (one["function"], one["dtype"]) == (function, dtype)]
+
+
 def save(found):
     """Keep of what is known and what is new the worst of each function, type, backend and kind of row."""
     worst = {}

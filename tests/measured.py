@@ -192,13 +192,13 @@ FUNCTIONS = {
         [],
         _last_is_sink,
     ),
-    "softmax(temperature=, bias=)": Measured(
+    "softmax(temperature=)": Measured(
         _all_modifiers, _biased, None, _bounds(3.0, 3.5), sets.ORDINARY_SETS, [], _first_half_is_bias
     ),
     "cross_entropy": Measured(
         _losses, lambda *given: -_log_prob(*given), None, _bounds(2.5, 3.0), sets.SHORT_SETS, inputs=_with_target
     ),
-    "cross_entropy(weight=, label_smoothing=)": Measured(
+    "cross_entropy(weight=)": Measured(
         _smoothed, _smoothed_loss, None, _bounds(4, 4), sets.ORDINARY_SETS, [], _with_target
     ),
     "token_logprobs": Measured(

@@ -76,10 +76,15 @@ def mutated(rng, x, limit):
 
 
 def climb(function, dtype, backend, rng, limit):
-    """From random rows of some length to a worst one: (error, row)."""
+    """From random rows of some length, or from known ones, to a worst one: (error, row)."""
     is_element = measured.FUNCTIONS[function].set_names is measured.ELEMENTS
-    n = 1 if is_element else int(rng.choice(LENGTHS))
-    x, best, stale = random_rows(rng, CHILDREN, n, dtype, limit), -1.0, 0
+    known = [found_rows.row_of(text, dtype) for text in found_rows.texts(function, dtype) if "seed" not in text]
+    if known and rng.random() < 0.3:  # on from what was found before
+        start = known[rng.integers(len(known))]
+        x = mutated(rng, np.repeat(start[None], CHILDREN, axis=0), limit)
+    else:
+        x = random_rows(rng, CHILDREN, 1 if is_element else int(rng.choice(LENGTHS)), dtype, limit)
+    best, stale = -1.0, 0
     while stale < PATIENCE:
         error = row_errors(function, x, backend)
         order = np.argsort(-error)[:PARENTS]
