@@ -190,7 +190,7 @@ ROW_SETS |= {f"found n={n}": _found(texts) for n, texts in FOUND.items() if n > 
 SHORT_SETS = [
     name for name in ROW_SETS if not any(long in name for long in ("1e6", "1e5", "50257", "128256", "slow", "shuffled"))
 ]
-CUMULATIVE_SETS = SHORT_SETS.copy()
+CUMULATIVE_SETS = [name for name in SHORT_SETS if name not in {f"found n={n}" for n in FOUND if n > 300}]
 
 # Of finite numbers below 1e4, more than one a row: for sums of them, and gradients.
 ORDINARY_SETS = [

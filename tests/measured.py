@@ -21,7 +21,7 @@ class Measured(NamedTuple):
     at_least: object  # the error is in ulp of max(|exact|, this(*inputs)); None: of the result alone
     bounds: dict
     set_names: list
-    half_sets: list = list(sets.HALF_SETS)
+    half_sets: tuple = tuple(sets.HALF_SETS)
     inputs: object = lambda x: (x,)  # from rows to what the function takes
 
 
@@ -149,7 +149,7 @@ def _softcap(cap):
         lambda x: cap * float(np.finfo(x.dtype).tiny),
         _bounds(4, 4),
         ELEMENTS,
-        [],
+        (),
     )
 
 
@@ -189,17 +189,17 @@ FUNCTIONS = {
         None,
         _bounds(3.0, 3.5),
         sets.SHORT_SETS,
-        [],
+        (),
         _last_is_sink,
     ),
     "softmax(temperature=)": Measured(
-        _all_modifiers, _biased, None, _bounds(3.0, 3.5), sets.ORDINARY_SETS, [], _first_half_is_bias
+        _all_modifiers, _biased, None, _bounds(3.0, 3.5), sets.ORDINARY_SETS, (), _first_half_is_bias
     ),
     "cross_entropy": Measured(
         _losses, lambda *given: -_log_prob(*given), None, _bounds(2.5, 3.0), sets.SHORT_SETS, inputs=_with_target
     ),
     "cross_entropy(weight=)": Measured(
-        _smoothed, _smoothed_loss, None, _bounds(4, 4), sets.ORDINARY_SETS, [], _with_target
+        _smoothed, _smoothed_loss, None, _bounds(4, 4), sets.ORDINARY_SETS, (), _with_target
     ),
     "token_logprobs": Measured(
         fsm.token_logprobs, _log_prob, None, _bounds(2.0, 2.5), sets.ORDINARY_SETS, inputs=_with_target
@@ -210,7 +210,7 @@ FUNCTIONS = {
         _softmax_vjp_unit,
         _bounds(4, 4),
         sets.ORDINARY_SETS,
-        [],
+        (),
         _pull(ref.softmax),
     ),
     "log_softmax_vjp": Measured(
@@ -219,7 +219,7 @@ FUNCTIONS = {
         _log_softmax_vjp_unit,
         _bounds(4, 4),
         sets.ORDINARY_SETS,
-        [],
+        (),
         _pull(ref.log_softmax),
     ),
     "logsumexp_vjp": Measured(
@@ -228,7 +228,7 @@ FUNCTIONS = {
         _logsumexp_vjp_unit,
         _bounds(5, 5),
         sets.ORDINARY_SETS,
-        [],
+        (),
         lambda x: (x[:, 0].copy(), x[:, 1:].copy()),
     ),
 }

@@ -18,7 +18,8 @@ import numpy as np
 import fastsoftmax
 
 README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- table: tests/worst_ulp.py -->", "<!-- end of table -->"
+BEGIN, BEGIN_LONG = "<!-- table: tests/worst_ulp.py -->", "<!-- table: tests/worst_ulp.py --long -->"
+END = "<!-- end of table -->"
 LONG_FUNCTIONS = ("softmax", "log_softmax", "logsumexp", "cross_entropy")
 
 
@@ -73,11 +74,15 @@ def lines_of(function, dtype, set_names, backends):
     """A line of the table, and one that says what the worst input of the first backend is."""
     worst = worst_of(function, dtype, set_names, backends)
     kind, promised = np.dtype(dtype).name, measured.FUNCTIONS[function].bounds[np.dtype(dtype).name]
-    error, name, at = worst[backends[0]]
+    first, name, at = worst[backends[0]]
     x = problem(function, dtype, name)[0]
+    place = tuple(int(i) for i in at)
     where = input_text(name, at, x[at[0]] if x.ndim > 1 else x[at])
-    cells = " | ".join(f"{worst[backend][0]:.4f}" for backend in backends)
-    return f"| `{function}` | {kind} | {promised} | {cells} | {name} |", f"{function} {kind} {error:.4f} at {at}: {where}"
+    cells = " | ".join(f"{error:.4f}" if error <= promised else f"**{error:.4f}**" for error, _, _ in worst.values())
+    return (
+        f"| `{function}` | {kind} | {promised} | {cells} | {name} |",
+        f"{function} {kind} {first:.4f} at {place}: {where}",
+    )
 
 
 def table(backends, long=False):
@@ -108,8 +113,9 @@ def main():
     if not given.write:
         print(lines)
         return
-    before, rest = README.read_text().split(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n{lines}\n{END}{rest.split(END, 1)[1]}")
+    begin = BEGIN_LONG if given.long else BEGIN
+    before, rest = README.read_text().split(begin)
+    README.write_text(f"{before}{begin}\n{lines}\n{END}{rest.split(END, 1)[1]}")
 
 
 if __name__ == "__main__":
