@@ -127,6 +127,14 @@ def _sums_near_powers_of_two(dtype):
     return x
 
 
+def _eight_apart(dtype):
+    """Two terms beside the maximum that are added to each other before anything else, and little but them."""
+    x = np.full((20_000, 10), -np.inf)
+    x[:, 1] = _rng(27).choice([0.0, 0.0013, 5.7, -3.3], 20_000)
+    x[:, [0, 8]] = x[:, 1:2] - _rng(28).uniform(0.5, 9, (20_000, 2))
+    return x
+
+
 def _logsumexp_near_zero(dtype):
     """The sum is 1 but for rounding: the maximum and the logarithm cancel."""
     x = _rng(24).normal(0, np.geomspace(0.01, 30, 60)[:, None], (60, 333))
@@ -173,6 +181,7 @@ ROW_SETS = {
     "around the shift": _around_the_shift,
     "maxima nearly equal": _maxima_nearly_equal,
     "sums near powers of two": _sums_near_powers_of_two,
+    "two terms eight apart": _eight_apart,
     "logsumexp near 0": _logsumexp_near_zero,
     "all magnitudes": _all_magnitudes,
 }
