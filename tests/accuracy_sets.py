@@ -1,11 +1,13 @@
-"""The input sets of the accuracy promise (TRUST.md G1), sized so that all backends take minutes.
+"""The input sets of the accuracy promise, sized so that all backends take minutes.
 
 Each set is a (rows, n) array or, for the element-wise functions, one row. The sizes are the promise's up to 1e6;
-only the number of rows is small.
+only the number of rows is small. Longer rows are in LONG_SETS, for `python tests/worst_ulp.py --long`. The worst rows
+that were ever found (found_rows.py) are sets, too.
 """
 
 from functools import cache
 
+import found_rows
 import numpy as np
 
 # Below -width e^x is under half the smallest subnormal number; lowest subnormal and largest finite follow.
@@ -106,6 +108,49 @@ def _around_the_shift(dtype):
     return tops[:, None] - _rng(10).uniform(0, WIDTH[dtype], (40, 333))
 
 
+def _maxima_nearly_equal(dtype):
+    """All elements within a few ulp of one number, which is anywhere: the maximum is hardly one."""
+    tops = np.array([1e-30, 0.01, 0.7, 1.0, 3.3, 20.0, 77.7, 250.0, 1e4, -1e-30, -0.3, -1.0, -50.1, -2e3, 1e30])
+    x = np.repeat(tops[:, None], 130, axis=1).astype(dtype)
+    return x + _rng(23).integers(-4, 5, x.shape) * np.spacing(abs(x))
+
+
+def _sums_near_powers_of_two(dtype):
+    """2^k - 1 zeros and one number below: the sum is just above or below a power of two, or halfway between numbers."""
+    bits = {"float32": 24, "float64": 53}[dtype]
+    below = np.concatenate([-np.geomspace(2.0**-bits, 2, 30), -np.arange(1, bits + 5) * np.log(2)])
+    x = np.full((7 * len(below), 128), -np.inf)
+    for i in range(len(x)):
+        count = 1 << i % 7
+        x[i, :count] = 0
+        x[i, count - 1 if i % 2 and count > 1 else count] = below[i // 7]
+    return x
+
+
+def _eight_apart(dtype):
+    """Two terms beside the maximum that are added to each other before anything else, and little but them."""
+    x = np.full((20_000, 10), -np.inf)
+    x[:, 1] = _rng(27).choice([0.0, 0.0013, 5.7, -3.3], 20_000)
+    x[:, [0, 8]] = x[:, 1:2] - _rng(28).uniform(0.5, 9, (20_000, 2))
+    return x
+
+
+def _logsumexp_near_zero(dtype):
+    """The sum is 1 but for rounding: the maximum and the logarithm cancel."""
+    x = _rng(24).normal(0, np.geomspace(0.01, 30, 60)[:, None], (60, 333))
+    x -= np.log(np.exp(x).sum(axis=1, keepdims=True))
+    return x
+
+
+def _all_magnitudes(dtype):
+    """Huge and tiny numbers of both signs in one row."""
+    info = np.finfo(dtype)
+    low, high = np.log2(float(info.smallest_subnormal)), np.log2(float(info.max))
+    x = np.exp2(_rng(25).uniform(low, high, (200, 40))) * _rng(26).choice([-1, 1], (200, 40))
+    x[::2] = np.clip(x[::2], -WIDTH[dtype], 9)  # where more than one of them counts
+    return x
+
+
 ROW_SETS = {
     "N(0,1) n=2..70": _every_short_length,
     "N(0,1) n=1000": lambda dtype: _rng(11).normal(size=(24, 1000)),
@@ -134,12 +179,50 @@ ROW_SETS = {
     "dominated": _dominated,
     "vanishing 1e5": _vanishing,
     "around the shift": _around_the_shift,
+    "maxima nearly equal": _maxima_nearly_equal,
+    "sums near powers of two": _sums_near_powers_of_two,
+    "two terms eight apart": _eight_apart,
+    "logsumexp near 0": _logsumexp_near_zero,
+    "all magnitudes": _all_magnitudes,
 }
 
-# Sets of bounded length, for the running reduction, whose reference is a Python loop.
-CUMULATIVE_SETS = [
+
+def _found(texts):
+    return lambda dtype: np.stack([found_rows.row_of(text, dtype) for text in texts])
+
+
+FOUND = found_rows.by_length()
+FOUND_SMALL = {f"found below 1e4 n={n}": _found(texts) for n, texts in found_rows.by_length(1e4).items() if n > 1}
+ROW_SETS |= {f"found n={n}": _found(texts) for n, texts in FOUND.items() if n > 1}
+
+# Sets of bounded length, for references that are Python loops, and for functions that share their rows with others.
+SHORT_SETS = [
     name for name in ROW_SETS if not any(long in name for long in ("1e6", "1e5", "50257", "128256", "slow", "shuffled"))
 ]
+CUMULATIVE_SETS = [name for name in SHORT_SETS if name not in {f"found n={n}" for n in FOUND if n > 300}]
+
+# Of finite numbers below 1e4, more than one a row: for sums of them, and gradients.
+ORDINARY_SETS = [
+    *("N(0,1) n=1000", "N(0,1) n=50257", "N(0,10) n=10", "U(-W,0)+0.3", "U(-W,0)+77.7", "[0,-k]", "[13-k,13]"),
+    *("ramp up", "subnormal inputs", "subnormal results", "dominated", "logsumexp near 0"),
+    *FOUND_SMALL,
+]
+
+
+# On demand: a row of 10^7 takes the reference seconds.
+def _long(make):
+    return lambda dtype: make(10_000_000)[None]
+
+
+LONG_SETS = {
+    "N(0,1) n=1e7": _long(lambda n: _rng(41).normal(size=n)),
+    "N(0,10) n=1e7": _long(lambda n: _rng(42).normal(0, 10, n)),
+    "U(-100,0) n=1e7": _long(lambda n: _rng(43).uniform(-100, 0, n)),
+    "constant n=1e7": _long(lambda n: np.full(n, 0.1)),
+    "one big, 1e7 tiny": _long(lambda n: np.where(np.arange(n) == n // 3, 0.7, -19.3)),
+    "ramp up n=1e7": _long(lambda n: np.arange(n) * 1e-5),
+    "ramp down n=1e7": _long(lambda n: -np.arange(n) * 1e-5),
+}
 
 
 def _all_halves(column):
@@ -200,12 +283,13 @@ ELEMENT_SETS = {
     "U(-40,40)": lambda dtype: _rng(33).uniform(-40, 40, 100_000),
     "near zero": lambda dtype: np.concatenate([np.geomspace(1e-300, 1, 5000), -np.geomspace(1e-300, 1, 5000)]),
     "all exponents": _bit_patterns(200_000),
+    "found": lambda dtype: np.array([float.fromhex(text) for text in FOUND.get(1, ["0x0p+0"])]),
 }
 
 
 @cache
 def _sets():
-    return ROW_SETS | HALF_SETS | ELEMENT_SETS
+    return ROW_SETS | FOUND_SMALL | HALF_SETS | ELEMENT_SETS | LONG_SETS
 
 
 def load(name, dtype):

@@ -1,7 +1,8 @@
-"""The accuracy promise: worst error in ulp over the sets of TRUST.md G1, on every backend."""
+"""The accuracy promise: worst error in ulp over the sets of accuracy_sets.py, on every backend."""
 
 import math
 
+import measured
 import numpy as np
 import pytest
 import reference as ref
@@ -12,16 +13,16 @@ import fastsoftmax as fsm
 
 SINGLE_AND_DOUBLE = [
     (function, dtype, name)
-    for function in worst_ulp.FUNCTIONS
+    for function in measured.FUNCTIONS
     for dtype in ("float32", "float64")
-    for name in worst_ulp.set_names(function, dtype)
+    for name in measured.set_names(function, dtype)
 ]
-HALF = [(function, name) for function in worst_ulp.FUNCTIONS for name in worst_ulp.set_names(function, np.float16)]
+HALF = [(function, name) for function in measured.FUNCTIONS for name in measured.set_names(function, np.float16)]
 
 
 def check(function, dtype, name, backend):
-    worst, where = worst_ulp.measure(function, dtype, name, backend)
-    assert worst <= worst_ulp.FUNCTIONS[function].bounds[np.dtype(dtype).name], where
+    worst, _, where = worst_ulp.measure(function, dtype, name, backend)
+    assert worst <= measured.FUNCTIONS[function].bounds[np.dtype(dtype).name], where
 
 
 @pytest.mark.parametrize(("function", "kind", "name"), SINGLE_AND_DOUBLE)
@@ -39,10 +40,17 @@ def test_worst_ulp_bfloat16(function, name, backend, bfloat16):
     check(function, bfloat16, name, backend)
 
 
+def rows_of_all_kinds(n, dtype):
+    """Near and far, equal, rising, and one above all others."""
+    rng, place = np.random.default_rng(n), np.arange(n)
+    normal, wide = rng.normal(0, 2, (5, n)), rng.uniform(-80, 0, (2, n)) + 77.7
+    above = np.where(place == n // 2, 3.3, -5.5)
+    return np.vstack([normal, wide, np.full(n, 0.1), 0.003 * place, -0.003 * place, above]).astype(dtype)
+
+
 @pytest.mark.parametrize("n", [1, 2, 7, 128, 1000, 8192, 8193, 30_000])
 def test_softmax_sums_to_one(n, backend, dtype):
-    x = np.random.default_rng(n).normal(0, 2, (5, n)).astype(dtype)
-    for row in fsm.softmax(x, backend=backend):
+    for row in fsm.softmax(rows_of_all_kinds(n, dtype), backend=backend):
         assert abs(math.fsum(row.tolist()) - 1) <= 4 * np.finfo(dtype).eps
 
 
@@ -50,6 +58,16 @@ def test_softmax_of_a_long_row_sums_to_one(backend):
     n = 10_000_000
     p = fsm.softmax(np.random.default_rng(0).standard_normal(n, np.float32), backend=backend)
     assert abs(p.sum(dtype=np.float64) - 1) <= 4 * np.finfo(np.float32).eps
+
+
+def test_nothing_drifts_in_a_row_of_ten_million(backend):
+    """All equal, so that every rounding of a sum would go the same way."""
+    n = 10_000_000
+    x = np.full(n, 0.1, np.float32)
+    length = np.log(ref.LD(n))
+    assert ref.ulp_error(fsm.logsumexp(x, backend=backend), ref.exactly(x[0]) + length, at_least=length) <= 1.5
+    assert ref.ulp_error(fsm.softmax(x, backend=backend)[:: n - 1], 1 / ref.LD(n)).max() <= 3
+    assert ref.ulp_error(fsm.log_softmax(x, backend=backend)[:: n - 1], -length).max() <= 2
 
 
 def test_log_probability_of_a_dominating_maximum_keeps_its_digits(backend, dtype):

@@ -59,3 +59,24 @@ def test_readme():
             names = test.globs
         else:
             exec(compile(block, "README.md", "exec"), names)
+
+
+# ---- The page of promises ----
+
+
+def test_what_the_page_of_promises_names_exists():
+    """Files, tests in them, and programs."""
+    text = (ROOT / "tests/README.md").read_text()
+    named = set(re.findall(r"(?:tests|c|bench|\.ci|fastsoftmax)/[\w./-]*\w(?:::\w+)?", text))
+    assert len(named) > 50
+    for name in sorted(named):
+        file, _, test = name.partition("::")
+        assert (ROOT / file).exists(), name
+        assert not test or re.search(rf"^def {test}\(", (ROOT / file).read_text(), re.M), name
+    for name in re.findall(r"\]\((\w[\w.]*)\)", text):
+        assert (ROOT / "tests" / name).exists(), name
+
+
+def test_every_test_file_is_named_on_the_page_of_promises():
+    text = (ROOT / "tests/README.md").read_text()
+    assert not [path.name for path in (ROOT / "tests").glob("test_*.py") if path.name not in text]

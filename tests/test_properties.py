@@ -1,4 +1,4 @@
-"""Any array against the reference, and the structure of the functions (TRUST.md G2)."""
+"""Any array against the reference, and the structure of the functions: bounds, order, equality, shifts."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -181,6 +181,17 @@ def test_equal_inputs_give_equal_bits(backend, x, seed):
         y = f(x, backend=backend)
         for value in np.unique(x):
             assert np.unique(y[x == value]).size == 1
+
+
+@pytest.mark.usefixtures("split_early")
+@pytest.mark.parametrize("n", [1000, 8191, 8193, 100_003])
+def test_equal_inputs_give_equal_bits_in_long_rows(n, backend, dtype, thread_count):
+    """In whole vectors and in what is left of them, in every block, and in the part of every thread."""
+    x = np.random.default_rng(n).normal(0, 2, n).astype(dtype)
+    places = [0, 1, 31, n // 3, n // 2, 8189 % n, n - 17, n - 2, n - 1]
+    x[places] = x[5]
+    for f in (fsm.softmax, fsm.log_softmax, fsm.sigmoid, fsm.softplus):
+        assert np.unique(f(x, backend=backend)[places]).size == 1, f.__name__
 
 
 @pytest.mark.parametrize("span", [1.0, 100.0, "neighbours"])

@@ -1,117 +1,122 @@
-"""Worst error in ulp, per function, type and backend, with the set that gives it.
+"""Worst error in ulp, per function and type, with the set that gives it; test_accuracy.py asserts the bounds.
 
-`python tests/worst_ulp.py [backend ...]` prints the table; test_accuracy.py asserts the bounds.
+python tests/worst_ulp.py [--long] [--write] [backend ...]
+
+prints a table of the backends (by default the best, and those that may give other bits), and the rows that are worst.
+--long takes rows of 10^7 instead, which are too long for the suite. --write puts the table into tests/README.md.
 """
 
+import argparse
 import sys
-from functools import lru_cache, partial
-from typing import NamedTuple
+from functools import lru_cache
+from pathlib import Path
 
 import accuracy_sets as sets
+import measured
 import numpy as np
-import reference as ref
 
 import fastsoftmax
 
-
-def _log_of_length(x):
-    return np.log(ref.LD(x.shape[-1]))
-
-
-class Measured(NamedTuple):
-    """How one function is called, what it should have given, and in whose unit the error is counted."""
-
-    call: object
-    exact: object
-    at_least: object  # the error is in ulp of max(|exact|, this)
-    bounds: dict
-    set_names: list
-
-
-def _bounds(single, double):
-    return {"float32": single, "float64": double, "float16": 0.51, "bfloat16": 0.51}
-
-
-def _softplus(beta):
-    return Measured(
-        partial(fastsoftmax.softplus, beta=beta), partial(ref.softplus, beta=beta), None, _bounds(3.0, 3.0), ELEMENTS
-    )
-
-
-ROWS = list(sets.ROW_SETS)
-ELEMENTS = list(sets.ELEMENT_SETS)
-
-FUNCTIONS = {
-    "softmax": Measured(fastsoftmax.softmax, ref.softmax, None, _bounds(3.0, 3.5), ROWS),
-    "softmin": Measured(fastsoftmax.softmin, ref.softmin, None, _bounds(3.0, 3.5), ROWS),
-    "log_softmax": Measured(fastsoftmax.log_softmax, ref.log_softmax, None, _bounds(2.0, 2.5), ROWS),
-    "logsumexp": Measured(partial(fastsoftmax.logsumexp, axis=-1), ref.logsumexp, ref.excess, _bounds(1.5, 2.0), ROWS),
-    # one more subtraction, and the same conditioning: log n is the largest that L can be
-    "logmeanexp": Measured(
-        partial(fastsoftmax.logmeanexp, axis=-1), ref.logmeanexp, _log_of_length, _bounds(2.0, 2.5), ROWS
-    ),
-    # like logsumexp, a third more for the running rescaling
-    "logcumsumexp": Measured(
-        fastsoftmax.logcumsumexp,
-        ref.logcumsumexp,
-        lambda x: ref.cumulative_parts(x)[1],
-        _bounds(2.0, 2.66),
-        sets.CUMULATIVE_SETS,
-    ),
-    "sigmoid": Measured(fastsoftmax.sigmoid, ref.sigmoid, None, _bounds(3.0, 3.0), ELEMENTS),
-    "softplus": _softplus(1.0),
-    "softplus(beta=0.5)": _softplus(0.5),
-    "softplus(beta=3.25)": _softplus(3.25),
-}
-
-
-def set_names(function, dtype):
-    return list(sets.HALF_SETS) if np.dtype(dtype).itemsize == 2 else FUNCTIONS[function].set_names
+README = Path(__file__).with_name("README.md")
+BEGIN, BEGIN_LONG = "<!-- table: tests/worst_ulp.py -->", "<!-- table: tests/worst_ulp.py --long -->"
+END = "<!-- end of table -->"
+LONG_FUNCTIONS = ("softmax", "log_softmax", "logsumexp", "cross_entropy")
 
 
 @lru_cache(maxsize=2)
 def problem(function, dtype, set_name):
-    """(input, exact result, unit floor), kept while the backends take their turns."""
+    """(set, (inputs, exact result, unit floor)), kept while the backends take their turns."""
     x = sets.load(set_name, dtype)
     if np.dtype(dtype).itemsize == 2 and "70000" in set_name and function == "logcumsumexp":
         x = x[:, :3000]
-    with np.errstate(all="ignore"):
-        exact = FUNCTIONS[function].exact(x)
-        floor = FUNCTIONS[function].at_least(x) if FUNCTIONS[function].at_least else 0
-    return x, exact, floor
+    return x, measured.exactly_what(function, x)
 
 
 def measure(function, dtype, set_name, backend):
-    """(worst ulp, a line that says where)"""
-    x, exact, floor = problem(function, dtype, set_name)
-    got = FUNCTIONS[function].call(x, backend=backend)
-    assert got.dtype == x.dtype and got.shape == exact.shape
-    error = ref.ulp_error(got, exact, at_least=floor)
+    """(worst ulp, where in the set, what to say of it)"""
+    x, exact = problem(function, dtype, set_name)
+    error, got = measured.errors(function, exact, backend)
     at = np.unravel_index(np.argmax(error), error.shape)
     row = x[at[0]] if x.ndim > 1 else x[at]
     say = f"{function} {np.dtype(dtype).name} {backend} {set_name!r}: {float(error[at]):.3f} ulp at {at}"
-    say += f", got {got[at]!r}, exact {exact[at]!r}"
-    return float(error[at]), say + (f", row {row!r}" if np.size(row) <= 10 else f", row max {row.max()!r}")
+    say += f", got {got[at]!r}, exact {exact[1][at]!r}, {input_text(set_name, at, row)}"
+    return float(error[at]), at, say
 
 
-def main(backends):
-    dtypes = ["float32", "float64", np.float16]
+def input_text(set_name, at, row):
+    """Short rows as they are, and of long ones which it is."""
+    if np.size(row) <= 20:
+        return "[" + " ".join(float(v).hex() for v in np.atleast_1d(row)) + "]"
+    return f"{set_name}, row {at[0]}"
+
+
+def dtypes():
+    yield from ("float32", "float64", np.float16)
     try:
         from ml_dtypes import bfloat16
 
-        dtypes.append(bfloat16)
+        yield bfloat16
     except ImportError:
         print("no bfloat16: pip install ml_dtypes", file=sys.stderr)
-    print("| function | dtype | " + " | ".join(backends) + " | worst set |\n|" + "---|" * (len(backends) + 3))
-    for function in FUNCTIONS:
-        for dtype in dtypes:
-            worst = dict.fromkeys(backends, (-1.0, ""))
-            for name in set_names(function, dtype):
-                for backend in backends:
-                    worst[backend] = max(worst[backend], (measure(function, dtype, name, backend)[0], name))
-            cells = " | ".join(f"{worst[b][0]:.3f}" for b in backends)
-            print(f"| {function} | {np.dtype(dtype).name} | {cells} | {max(worst.values())[1]} |", flush=True)
+
+
+def worst_of(function, dtype, set_names, backends):
+    """{backend: (worst ulp, set, where)}"""
+    worst = dict.fromkeys(backends, (-1.0, "", ()))
+    for name in set_names:
+        for backend in backends:
+            error, at, _ = measure(function, dtype, name, backend)
+            worst[backend] = max(worst[backend], (error, name, at))
+    return worst
+
+
+def lines_of(function, dtype, set_names, backends):
+    """A line of the table, and one that says what the worst input of the first backend is."""
+    worst = worst_of(function, dtype, set_names, backends)
+    kind, promised = np.dtype(dtype).name, measured.FUNCTIONS[function].bounds[np.dtype(dtype).name]
+    first, name, at = worst[backends[0]]
+    x = problem(function, dtype, name)[0]
+    place = tuple(int(i) for i in at)
+    where = input_text(name, at, x[at[0]] if x.ndim > 1 else x[at])
+    cells = " | ".join(f"{error:.4f}" if error <= promised else f"**{error:.4f}**" for error, _, _ in worst.values())
+    return (
+        f"| `{function}` | {kind} | {promised} | {cells} | {name} |",
+        f"{function} {kind} {first:.4f} at {place}: {where}",
+    )
+
+
+def table(backends, long=False):
+    """Lines of Markdown."""
+    lines = [f"| function | type | promised | {' | '.join(backends)} | worst set |"]
+    lines.append("|---|---|" + "---:|" * (len(backends) + 1) + "---|")
+    inputs = []
+    for function in LONG_FUNCTIONS if long else measured.FUNCTIONS:
+        for dtype in ("float32", "float64") if long else dtypes():
+            names = list(sets.LONG_SETS) if long else measured.set_names(function, dtype)
+            if names:
+                line, worst = lines_of(function, dtype, names, backends)
+                lines.append(line)
+                inputs.append(worst)
+                print(line, worst, sep="\n", file=sys.stderr)
+    return [*lines, "", "```", *inputs, "```"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--long", action="store_true", help="rows of 10^7")
+    parser.add_argument("--write", action="store_true", help="into tests/README.md")
+    there = fastsoftmax.backends()
+    others = [name for name in there[1:] if name in ("c-scalar", "numpy")]  # those that may give other bits
+    parser.add_argument("backends", nargs="*", default=[there[0], *others], metavar="backend")
+    given = parser.parse_args()
+    lines = "\n".join(table(given.backends, given.long))
+    if not given.write:
+        print(lines)
+        return
+    begin = BEGIN_LONG if given.long else BEGIN
+    before, rest = README.read_text().split(begin)
+    README.write_text(f"{before}{begin}\n{lines}\n{END}{rest.split(END, 1)[1]}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or fastsoftmax.backends())
+    main()
