@@ -287,6 +287,10 @@ ELEMENT_SETS = {
 }
 
 
+#: Rows that a search for bad ones has found, and such as were made after them.
+SEARCHED = {"two terms eight apart", "found", *FOUND_SMALL, *(name for name in ROW_SETS if name.startswith("found"))}
+
+
 @cache
 def _sets():
     return ROW_SETS | FOUND_SMALL | HALF_SETS | ELEMENT_SETS | LONG_SETS

@@ -22,7 +22,7 @@ HALF = [(function, name) for function in measured.FUNCTIONS for name in measured
 
 def check(function, dtype, name, backend):
     worst, _, where = worst_ulp.measure(function, dtype, name, backend)
-    assert worst <= measured.FUNCTIONS[function].bounds[np.dtype(dtype).name], where
+    assert worst <= measured.bound(function, dtype, name), where
 
 
 @pytest.mark.parametrize(("function", "kind", "name"), SINGLE_AND_DOUBLE)
