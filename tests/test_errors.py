@@ -1,7 +1,10 @@
 """Bad input gets AxisError, TypeError or ValueError that names what is wrong; nothing is half-written."""
 
+import sys
+
 import numpy as np
 import pytest
+from conftest import BACKENDS
 from numpy.exceptions import AxisError
 from numpy.testing import assert_array_equal
 
@@ -198,6 +201,35 @@ def test_nothing_is_written_when_another_argument_is_wrong(f):
         with pytest.raises(AxisError):
             f(X, out=out, axis=9)
     assert_array_equal(out, 7)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its memory as Linux does")
+@pytest.mark.skipif(not BACKENDS[0].startswith("c-"), reason="the C part is missing, which alone says what it allocates")
+def test_no_memory(run_ok):
+    """For the scratch that columns of such a length take; by the direct call and the long way."""
+    run_ok("""if True:
+        import resource, numpy as np, fastsoftmax as f
+        x, g = np.zeros((4_000_000, 2), "f4"), np.zeros((4_000_000, 2), "f4")
+        out = np.full_like(x, 7)
+        for shape in ((2, 2), (9000, 2)):
+            f.softmax(np.zeros(shape, "f4"), axis=0), f.softmax(np.zeros(shape, "f4"), axis=0, return_lse=True)
+            f.softmax_vjp(np.zeros(shape, "f4"), np.zeros(shape, "f4"), axis=0)
+        in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + (12 << 20), -1))
+        for call in (
+            lambda: f.softmax(x, axis=0, out=out),
+            lambda: f.softmax(x, axis=0, out=out, backend="c"),
+            lambda: f.log_softmax(x, axis=0, out=out, temperature=2.0),
+            lambda: f.softmax_vjp(g, x, axis=0, out=out),
+        ):
+            try:
+                call()
+            except MemoryError as error:
+                assert "no scratch memory for rows of 4000000" in str(error)
+            else:
+                raise SystemExit("no MemoryError")
+        assert out.min() == out.max() == 7
+    """)
 
 
 def test_return_sign_with_out():
