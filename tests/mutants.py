@@ -2,9 +2,10 @@
 
     python tests/mutants.py [NAME or FILE ...] [--full]
 
-A mutant is built and given to the tests that the table names; with --full, one that survives them to all others too. It is
-killed by a test that fails, crashes or does not end. Whatever killed one is run on the sound tree at the end: what fails there
-as well has killed nothing. Needs the package's own extra `test`, CMake and a C compiler. Ends with 1 if any survives.
+A mutant is built and given to the tests that the table names; with --full, one that survives them to all others too. It
+is killed by a test that fails, crashes or does not end. Whatever killed one is run on the sound tree at the end: what
+fails there as well has killed nothing. Needs what `make test` has installed, CMake and a C compiler. Ends with 1 if any
+mutant survives.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_name("mutants.toml")
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "dist", "__pycache__", ".*_cache", ".hypothesis", "*.so", "*.npy")
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "dist", "__pycache__", ".*_cache", ".hypothesis", "*.so")
 PATIENCE = 300  # seconds without the end of a test
 ABOVE = ("job.h", "prepare.h", "target.h", "long.h", "modified.h")  # parts of rows.c; other headers are the kernels'
 
@@ -71,17 +72,22 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         self.tree, self.build, self.venv = folder / "tree", folder / "build", folder / "venv"
         shutil.copytree(ROOT, self.tree, ignore=LEFT_OUT)
-        shutil.copytree(ROOT / "bench" / "logits", self.tree / "bench" / "logits", dirs_exist_ok=True)
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", self.venv], check=True)
-        # What is installed here, without this tree: of the folders that this file names none is looked through for others.
+        # What is installed here, but for this tree: folders that are named in such a file are not searched for others.
         (site,) = self.venv.glob("lib/python*/site-packages")
         (site / "mutants.pth").write_text(f"{self.tree}\n{sysconfig.get_paths()['purelib']}\n")
         self.python = self.venv / "bin" / "python"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FASTSOFTMAX_")}
         self.environment = kept | {"PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": str(folder / "numba")}
         binding = self.tree / "fastsoftmax" / "_backends"
-        options = ["SKBUILD=ON", "FSM_OPTIMIZE=-O1", f"Python_EXECUTABLE={self.python}", f"CMAKE_LIBRARY_OUTPUT_DIRECTORY={binding}"]
-        configure = ["cmake", "-S", self.tree / "c", "-B", self.build, "-G", "Unix Makefiles", *(f"-D{o}" for o in options)]
+        options = {
+            "SKBUILD": "ON",
+            "FSM_OPTIMIZE": "-O1",
+            "Python_EXECUTABLE": self.python,
+            "CMAKE_LIBRARY_OUTPUT_DIRECTORY": binding,
+        }
+        configure = ["cmake", "-S", self.tree / "c", "-B", self.build, "-G", "Unix Makefiles"]
+        configure += [f"-D{name}={value}" for name, value in options.items()]
         for command in (configure, self._make()):
             subprocess.run(command, env=self.environment, check=True, stdout=subprocess.DEVNULL)
         self.objects = sorted(self.build.rglob("*.o"))

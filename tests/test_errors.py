@@ -204,7 +204,7 @@ def test_nothing_is_written_when_another_argument_is_wrong(f):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its memory as Linux does")
-@pytest.mark.skipif(not BACKENDS[0].startswith("c-"), reason="the C part is missing, which alone says what it allocates")
+@pytest.mark.skipif(not BACKENDS[0].startswith("c-"), reason="needs the C part, whose scratch it is about")
 def test_no_memory(run_ok):
     """For the scratch that columns of such a length take; by the direct call and the long way."""
     run_ok("""if True:
