@@ -175,6 +175,20 @@ def test_out_that_does_not_fit(f, bad, backend):
     assert_array_equal(out, 7)
 
 
+@named(ALL)
+def test_out_whose_elements_share_memory(f, backend):
+    x, memory = np.zeros((3, 4, 5)), np.full(60, 7.0)
+    shape = x.shape[:2] if f in REDUCTIONS else x.shape
+    for steps in ((0, 8, 16), (8, 8, 8), (16, 8, 40), (32, -8, 0), (8, 16, 40)):
+        out = np.lib.stride_tricks.as_strided(memory[8:], shape, steps[: len(shape)])
+        given = {} if f in ELEMENTWISE else {"axis": -1}
+        if f in REDUCTIONS and steps in ((32, -8, 0), (16, 8, 40), (8, 16, 40)):
+            continue  # those in two dimensions do not
+        with pytest.raises(ValueError, match="out: its elements share memory"):
+            f(x, out=out, backend=backend, **given)
+    assert_array_equal(memory, 7)
+
+
 @named([fsm.softmax, fsm.logsumexp, fsm.sigmoid])
 def test_the_message_about_out_has_both_shapes(f):
     x = np.zeros((3, 5))
