@@ -155,13 +155,16 @@ class Workshop:
             return status, log.read()
 
 
+TEST = r"tests/\S+?\.py::[\w:]+(?:\[.*?\](?= |$))?"
+
+
 def killer(status: int | None, log: str) -> str:
-    """The test that killed, from what pytest printed; what it was doing when it crashed or was stopped."""
-    failed = re.search(r"^(tests/\S+?\.py\S*.*?) (?:FAILED|ERROR)|^ERROR (tests/\S+)", log, re.MULTILINE)
-    if status == 1 or (failed and status is not None):
-        return failed[1] or failed[2] if failed else "?"
-    begun = re.findall(r"^(tests/\S+?\.py::\S+)", log, re.MULTILINE)
-    return begun[-1] if begun else "?"
+    """The test that killed, from what pytest printed: that which failed, or else the last one that was begun."""
+    lines = re.findall(rf"^({TEST})(?: (\w+))?", log, re.MULTILINE)
+    failed = [test for test, outcome in lines if outcome in ("FAILED", "ERROR")]
+    broken = re.findall(r"^ERROR (tests/\S+)", log, re.MULTILINE)  # a file that cannot even be read
+    begun = [test for test, _ in lines]
+    return [*failed, *broken, *reversed(begun), "?"][0]
 
 
 def try_one(shop: Workshop, mutant: Mutant, full: bool) -> tuple[bool, str, str | None]:
@@ -197,7 +200,7 @@ def false_alarms(shop: Workshop, kills: dict[str, tuple[Mutant, str]]) -> list[s
     for key, tests in groups.items():
         status, log = shop.test(dict(key), list(tests))
         if status != 0:
-            passed = set(re.findall(r"^(tests/\S+?\.py\S*.*?) PASSED", log, re.MULTILINE))
+            passed = set(re.findall(rf"^({TEST}) PASSED", log, re.MULTILINE))
             failed = [test for test in tests if not any(p == test or p.startswith(f"{test}::") for p in passed)]
             wrong += [name for test in failed for name in tests[test]]
     return wrong
