@@ -258,6 +258,13 @@ def test_longdouble_is_right(f):
     assert (abs(got - want) <= 8 * np.finfo(np.longdouble).eps * np.maximum(abs(want), 1)).all()
 
 
+def test_the_imaginary_part_is_above_minus_pi():
+    for given in (complex(2, -np.pi), complex(2, np.pi)):
+        got = fsm.logsumexp(np.array([given]))
+        assert got.real == pytest.approx(2)
+        assert got.imag == pytest.approx(np.pi)
+
+
 @pytest.mark.parametrize("kind", ["complex64", "complex128"])
 def test_complex_logsumexp(kind):
     x = (data((5, 20), "f8") + 1j * data((5, 20), "f8", 1)).astype(kind)
