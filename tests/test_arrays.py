@@ -3,14 +3,16 @@
 import ctypes
 import decimal
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import reference as ref
-from layouts import LAYOUTS, assert_same_bits
+from layouts import LAYOUTS, assert_same_bits, unaligned
 from numpy.testing import assert_array_equal
 
 import fastsoftmax as fsm
+from fastsoftmax import _backends
 
 MAPS = [fsm.softmax, fsm.log_softmax, fsm.softmin, fsm.hardmax, fsm.logcumsumexp]
 REDUCTIONS = [fsm.logsumexp, fsm.logmeanexp]
@@ -53,6 +55,25 @@ def test_any_byte_offset(f, offset, backend, dtype):
     x = raw[offset : offset + plain.nbytes].view(dtype).reshape(plain.shape)
     x[...] = plain
     assert_same_bits(call(f, x, backend=backend), call(f, plain, backend=backend))
+
+
+@named(ALL)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_backends_are_given_what_they_are_promised(f, layout, dtype, monkeypatch):
+    """Native, aligned arrays with strides of whole elements; a CPU may well forgive others."""
+    backend, given = fsm.backends()[0], []
+    real = _backends.load(backend)
+    recording = SimpleNamespace(run=lambda op, x, y, *rest: given.extend((x, y)) or real.run(op, x, y, *rest))
+    monkeypatch.setattr(_backends, "load", lambda name: recording)
+    for shape in [(7,), (5, 33), (3, 4, 17)]:
+        x = LAYOUTS[layout](data(shape, dtype))
+        for axis in range(len(shape)):
+            call(f, x, axis, backend=backend)
+            if f not in REDUCTIONS:
+                call(f, data(shape, dtype), axis, out=unaligned(x.astype(dtype)), backend=backend)
+    assert given or f is fsm.hardmax
+    assert all(a.flags.aligned and a.dtype.isnative for a in given)
+    assert not [a for a in given for step in a.strides if step % a.itemsize]
 
 
 @named(ALL)
@@ -113,6 +134,16 @@ def test_tuples_of_axes_and_none(f, backend, dtype):
             want = ref.over(getattr(ref, name), y, axis, reduces)
             assert got.shape == want.shape
             assert ref.ulp_error(got, want, dtype, at_least=10).max() <= 3
+
+
+@named(MAPS[:2] + MAPS[3:] + REDUCTIONS)
+def test_the_order_of_axes_does_not_matter(f, backend, dtype):
+    """Elements of a row are in the order of the array, for sums, running sums and the first maximum."""
+    x = data((4, 5, 60), dtype)
+    x[0, 1, 0] = x[1, 0, 0] = x[0, 0, 7] = 30
+    for axes, other in (((0, 1), (1, 0)), ((0, 2), (2, 0)), ((0, 1, 2), (2, 0, 1)), ((1, 2), (-1, -2))):
+        got = f(x, axis=other, backend=backend)
+        assert_same_bits(np.asarray(got), np.asarray(f(x, axis=axes, backend=backend)), f"{axes}, {other}")
 
 
 def test_an_empty_tuple_of_axes_reduces_nothing(backend, dtype):
@@ -211,6 +242,13 @@ def test_bfloat16_is_float32_rounded_once(f, backend, bfloat16):
         assert_array_equal(got, call(f, x.astype(np.float32), backend=backend).astype(bfloat16))
 
 
+def test_double_is_rounded_to_bfloat16_once(backend, bfloat16):
+    """Just above the middle between 1 and the next bfloat16, so near that float32 has the middle itself."""
+    x = np.array([1 + 2.0**-8 + 2.0**-30, -1 - 2.0**-8 - 2.0**-30, 1 + 2.0**-8 - 2.0**-30, 3.0, np.inf, np.nan])
+    got = fsm.logsumexp(x[:, np.newaxis], axis=1, dtype=bfloat16, backend=backend)
+    assert_array_equal(got.astype(float), [1 + 2.0**-7, -1 - 2.0**-7, 1, 3, np.inf, np.nan])
+
+
 @named(ALL)
 def test_longdouble_is_right(f):
     x = data((4, 9), np.longdouble) + np.longdouble(2) ** -60
@@ -218,6 +256,13 @@ def test_longdouble_is_right(f):
     assert got.dtype == np.longdouble
     want = getattr(ref, f.__name__)(x)
     assert (abs(got - want) <= 8 * np.finfo(np.longdouble).eps * np.maximum(abs(want), 1)).all()
+
+
+def test_the_imaginary_part_is_above_minus_pi():
+    for given in (complex(2, -np.pi), complex(2, np.pi)):
+        got = fsm.logsumexp(np.array([given]))
+        assert got.real == pytest.approx(2)
+        assert got.imag == pytest.approx(np.pi)
 
 
 @pytest.mark.parametrize("kind", ["complex64", "complex128"])

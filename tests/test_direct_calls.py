@@ -435,6 +435,14 @@ def test_each_dtype_has_a_crossover_of_its_own():
 
 
 @needs_c
+def test_an_error_on_the_way_to_the_threads(python):
+    """A warning that is made an error comes out as what it is."""
+    code = "import numpy, fastsoftmax as f; f.softmax(numpy.ones((1000, 1000)))"
+    done = python(code, "-W", "error", OMP_NUM_THREADS="two")
+    assert done.stderr.splitlines()[-1].startswith("UserWarning: OMP_NUM_THREADS='two'"), done.stderr
+
+
+@needs_c
 def test_bfloat16_is_learnt_from_its_first_array(run_ok):
     """Also by functions that are made later; before, and without ml_dtypes, all others are taken as ever."""
     code = """

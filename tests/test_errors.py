@@ -1,7 +1,10 @@
 """Bad input gets AxisError, TypeError or ValueError that names what is wrong; nothing is half-written."""
 
+import sys
+
 import numpy as np
 import pytest
+from conftest import BACKENDS
 from numpy.exceptions import AxisError
 from numpy.testing import assert_array_equal
 
@@ -132,8 +135,9 @@ def test_dtype_that_is_none_at_all(f):
 
 @named(ALL)
 def test_unknown_backend(f):
-    with pytest.raises(ValueError, match=r"(?s)cuda.*numpy|numpy.*cuda"):
-        f(X, backend="cuda")
+    for x in (X, X[:0], X[:, :0]):  # also where there is nothing to do
+        with pytest.raises(ValueError, match=r"(?s)cuda.*numpy|numpy.*cuda"):
+            f(x, backend="cuda")
 
 
 @named(ALL)
@@ -172,6 +176,20 @@ def test_out_that_does_not_fit(f, bad, backend):
     assert_array_equal(out, 7)
 
 
+@named(ALL)
+def test_out_whose_elements_share_memory(f, backend):
+    x, memory = np.zeros((3, 4, 5)), np.full(60, 7.0)
+    shape = x.shape[:2] if f in REDUCTIONS else x.shape
+    for steps in ((0, 8, 16), (8, 8, 8), (16, 8, 40), (32, -8, 0), (8, 16, 40)):
+        out = np.lib.stride_tricks.as_strided(memory[8:], shape, steps[: len(shape)])
+        given = {} if f in ELEMENTWISE else {"axis": -1}
+        if f in REDUCTIONS and steps in ((32, -8, 0), (16, 8, 40), (8, 16, 40)):
+            continue  # those in two dimensions do not
+        with pytest.raises(ValueError, match="out: its elements share memory"):
+            f(x, out=out, backend=backend, **given)
+    assert_array_equal(memory, 7)
+
+
 @named([fsm.softmax, fsm.logsumexp, fsm.sigmoid])
 def test_the_message_about_out_has_both_shapes(f):
     x = np.zeros((3, 5))
@@ -198,6 +216,35 @@ def test_nothing_is_written_when_another_argument_is_wrong(f):
         with pytest.raises(AxisError):
             f(X, out=out, axis=9)
     assert_array_equal(out, 7)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its memory as Linux does")
+@pytest.mark.skipif(not BACKENDS[0].startswith("c-"), reason="needs the C part, whose scratch it is about")
+def test_no_memory(run_ok):
+    """For the scratch that columns of such a length take; by the direct call and the long way."""
+    run_ok("""if True:
+        import resource, numpy as np, fastsoftmax as f
+        x, g = np.zeros((4_000_000, 2), "f4"), np.zeros((4_000_000, 2), "f4")
+        out = np.full_like(x, 7)
+        for shape in ((2, 2), (9000, 2)):
+            f.softmax(np.zeros(shape, "f4"), axis=0), f.softmax(np.zeros(shape, "f4"), axis=0, return_lse=True)
+            f.softmax_vjp(np.zeros(shape, "f4"), np.zeros(shape, "f4"), axis=0)
+        in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + (12 << 20), -1))
+        for call in (
+            lambda: f.softmax(x, axis=0, out=out),
+            lambda: f.softmax(x, axis=0, out=out, backend="c"),
+            lambda: f.log_softmax(x, axis=0, out=out, temperature=2.0),
+            lambda: f.softmax_vjp(g, x, axis=0, out=out),
+        ):
+            try:
+                call()
+            except MemoryError as error:
+                assert "no scratch memory for rows of 4000000" in str(error)
+            else:
+                raise SystemExit("no MemoryError")
+        assert out.min() == out.max() == 7
+    """)
 
 
 def test_return_sign_with_out():

@@ -88,9 +88,9 @@ def test_large(n, backend, dtype):
 
 def test_every_element_of_a_row_counts(backend, dtype):
     """A lost block or lane: one large element, at every place, must take all of the probability."""
-    for n in [*short_lengths(dtype)[1:], 129, 257, 300]:
+    for n, large in [*((n, 30) for n in [*short_lengths(dtype)[1:], 129, 257, 300]), (70, 2000), (300, 2000)]:
         x = np.zeros((n, n), dtype)
-        np.fill_diagonal(x, 30)
+        np.fill_diagonal(x, large)
         lse = fsm.logsumexp(x, axis=-1, backend=backend)
         assert ref.ulp_error(lse, ref.logsumexp(x[0])).max() <= 2
         assert (fsm.softmax(x, backend=backend).argmax(axis=-1) == np.arange(n)).all()
@@ -135,3 +135,14 @@ def test_many_columns(backend, dtype):
         for count in range(70):
             part = np.ascontiguousarray(x[:, :count])
             assert_same_bits(fsm.softmax(part, axis=0, backend=backend), whole[:, :count], f"{count} columns of {n}")
+
+
+@pytest.mark.parametrize("f", [fsm.softmax, fsm.log_softmax])
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name.startswith("c-")] or BACKENDS[:1])
+def test_past_the_cache(f, backend):
+    """C writes results so large past it, wherever they begin; with return_lse it does not."""
+    n = (1 << 24) + 77 if f is fsm.softmax else (1 << 22) + 77
+    x = np.resize(rows(2, 50_021, "float32"), n)
+    want, _ = f(x, return_lse=True, backend=backend)
+    out = np.empty(n + 1, "float32")[1:]
+    assert_same_bits(f(x, out=out, backend=backend), want)

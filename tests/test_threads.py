@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,6 +331,27 @@ assert [bits(call()) for call in work] == want
 """
     done = python(code, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc/self/task: needs Linux")
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name.startswith("c-")])
+def test_helpers_of_c_take_no_signals(name, run_ok):
+    """But for faults of their own: a handler of the program's must run in a thread of the program's."""
+    run_ok(f"""
+import signal, threading, numpy as np, fastsoftmax as f
+from pathlib import Path
+def blocked():
+    status = [(task / "status").read_text() for task in Path("/proc/self/task").iterdir()]
+    return [int(text.split("SigBlk:")[1].split()[0], 16) for text in status]
+before = len(blocked())
+with f.threads(2):
+    f.softmax(np.zeros((64, 65_536), "f4"), backend={name!r})
+def holds(mask, number):
+    return bool(mask >> (number - 1) & 1)
+helpers = [mask for mask in blocked() if holds(mask, signal.SIGINT)]
+assert len(helpers) == len(blocked()) - before == 1
+assert holds(helpers[0], signal.SIGTERM) and not holds(helpers[0], signal.SIGSEGV)
+""")
 
 
 def test_the_caller_is_not_blocked_by_a_long_call(backend):
