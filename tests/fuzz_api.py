@@ -284,8 +284,8 @@ def run_case(seed, number, backend, verbose=False):
     return problem and f"{problem}\n    {text}"
 
 
-def campaign(cases, seed, backend, first=0, verbose=False, report=print):
-    """How many findings there are; each is reported."""
+def campaign(cases, seed, backend, first=0, verbose=False, report=print, most=math.inf):
+    """How many findings there are, up to so many; each is reported."""
     found = 0
     for number in range(first, first + cases):
         faulthandler.dump_traceback_later(120, exit=True)
@@ -293,6 +293,8 @@ def campaign(cases, seed, backend, first=0, verbose=False, report=print):
         if problem:
             found += 1
             report(f"backend {backend}, seed {seed}, case {number}: {problem}")
+            if found >= most:
+                break
     faulthandler.cancel_dump_traceback_later()
     return found
 

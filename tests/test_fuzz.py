@@ -1,5 +1,6 @@
 """The campaign of fuzz_api.py, in short; and that it would find what it looks for."""
 
+import re
 import warnings
 
 import fuzz_api
@@ -66,7 +67,10 @@ def half_written(error, given):
     raise error
 
 
-@pytest.mark.parametrize("defect", [inaccurate, without_nan, of_another_dtype, writing_its_input, not_returning_out, with_a_warning])
+WRONG_RESULTS = (inaccurate, without_nan, of_another_dtype, writing_its_input, not_returning_out, with_a_warning)
+
+
+@pytest.mark.parametrize("defect", WRONG_RESULTS)
 def test_it_finds_a_softmax(defect, monkeypatch):
     softmax = fsm.softmax
 
@@ -95,13 +99,16 @@ def test_it_finds_a_refusal(defect, monkeypatch):
 
 
 def findings():
-    return fuzz_api.campaign(1500, 0, None, report=lambda line: None)
+    return fuzz_api.campaign(1500, 0, None, report=lambda line: None, most=1)
 
 
 def test_seeds_make_the_same_calls_again():
     from fuzz_calls import make
 
     def calls(seed):
-        return [make(np.random.default_rng([seed, number])).name for number in range(50)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            texts = [str(make(np.random.default_rng([seed, number]))) for number in range(30)]
+        return [re.sub(r"0x\w+", "", text) for text in texts]  # addresses
 
     assert calls(1) == calls(1) != calls(2)
