@@ -1,9 +1,9 @@
 """Hostile calls of the whole Python interface, made from seeds.
 
-`python tests/fuzz_api.py [--cases N] [--seed S] [--first K] [--backend B] [--verbose]` runs a campaign on each backend (or one; "None" is
-the one that is chosen by default, called without backend=) and prints what was found, each with the seed and the number
-of its case, with which it can be run alone; and exits with 1 if there was anything. With --verbose each call is printed
-before it is made, for crashes and hangs.
+`python tests/fuzz_api.py [--cases N] [--seed S] [--first K] [--backend B] [--verbose]` runs a campaign on each backend,
+or on one; "None" is the one that is chosen by default, called without backend=. It prints what was found, each with the
+seed and the number of its case, with which it can be run alone (--first), and exits with 1 if there was anything. With
+--verbose each call is printed before it is made, for crashes and hangs.
 
 A call must either give what the numpy backend gives of plain copies, which itself agrees with tests/reference.py, or
 raise an exception that says what is wrong; and write nothing but its result.
@@ -38,7 +38,6 @@ BOUNDS = {
     "hardmax": (0, 0, 0),
 }
 SKIP = math.inf  # so large a unit that anything agrees
-
 
 
 # ---- what should come out ----
@@ -94,7 +93,9 @@ def size_of_gradient(name, g, y):
 
 def disagreement(got, want, unit):
     """What is wrong with a result, or None."""
-    if type(got) is not type(want) and not (isinstance(got, (np.ndarray, np.generic)) and np.shape(got) == np.shape(want)):
+    if type(got) is not type(want) and not (
+        isinstance(got, (np.ndarray, np.generic)) and np.shape(got) == np.shape(want)
+    ):
         return f"{type(got).__name__} of shape {np.shape(got)}, not {type(want).__name__} of {np.shape(want)}"
     if not isinstance(want, (np.ndarray, np.generic)):
         return None
@@ -226,14 +227,14 @@ WRONG_OUTS = (
 
 # ---- a case ----
 
-REFUSALS = (ValueError, TypeError, IndexError, MemoryError, fa.Lie)
+REFUSALS = (ValueError, TypeError, IndexError, MemoryError, fa.LieError)
 
 
 def judge_refusal(error, want, call, memory):
     text = f"{type(error).__name__}: {error}"
     if not isinstance(error, REFUSALS):
         return text
-    if not isinstance(error, (fa.Lie, MemoryError)) and not NAMED.search(str(error)):
+    if not isinstance(error, (fa.LieError, MemoryError)) and not NAMED.search(str(error)):
         return f"names nothing: {text}"
     if not isinstance(want, Exception) and not call.wrong_out:
         return f"refused, though plain copies are not: {text}"

@@ -20,7 +20,7 @@ SPECIAL = (math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-45, -1e-310, 5e-324, 655
 MOST_DIMS = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 
 
-class Lie(Exception):
+class LieError(Exception):
     """What an object raises on its own account: it may come through, whatever it is."""
 
 
@@ -129,7 +129,10 @@ class Plain(np.ndarray):
 
 
 def memmapped(x):
-    y = np.memmap(tempfile.TemporaryFile(), x.dtype, "w+", shape=x.shape) if x.size else x
+    if not x.size:
+        return x
+    with tempfile.TemporaryFile() as file:  # the memory outlives it
+        y = np.memmap(file, x.dtype, "w+", shape=x.shape)
     y[...] = x
     return y
 
@@ -189,7 +192,7 @@ class Number:
     """A number that is none: what asks for its value gets an exception."""
 
     def __float__(self):
-        raise Lie("no float")
+        raise LieError("no float")
 
     __index__ = __int__ = __bool__ = __float__
 
@@ -212,9 +215,9 @@ def interface(**changes):
 LIES = (
     *(
         lambda error=error: Giver(raising(error))
-        for error in (Lie("no"), ValueError("no"), TypeError("no"), MemoryError("no memory"))
+        for error in (LieError("no"), ValueError("no"), TypeError("no"), MemoryError("no memory"))
     ),
-    *(lambda value=value: Giver(lambda: value) for value in (None, 5, [1.0, 2.0], "array", Lie)),
+    *(lambda value=value: Giver(lambda: value) for value in (None, 5, [1.0, 2.0], "array", LieError)),
     lambda: Giver(lambda: np.ma.masked_array([1.0, 2.0], [True, False])),
     lambda: interface(shape=(-1, 4)),
     lambda: interface(shape=(2**62, 8)),
@@ -238,7 +241,7 @@ LIES = (
     lambda: interface(data=5),
     lambda: Interface([]),
     lambda: Interface(None),
-    lambda: Sequence(4, 2, Lie("in the middle")),
+    lambda: Sequence(4, 2, LieError("in the middle")),
     lambda: Sequence(4, 2, ValueError("in the middle")),
     lambda: Sequence(2**62, 0, IndexError("nothing")),
     lambda: Sequence(-1, 4, IndexError("end")),
@@ -281,7 +284,6 @@ NONSENSE = (
     lambda: np.float32,
     lambda: slice(3),
     lambda: np.array(1.0)[()],
-
 )
 
 

@@ -35,8 +35,39 @@ def axis_of(rng, ndim):
 
 def dtype_of(rng):
     good = ["f4", "f8", "f2", np.float32, np.dtype(">f8"), "float32", float, "g", fa.BFLOAT16, np.half, "=f4", "d"]
-    bad = ["i4", ",", "nonsense", object, "f4,f4", "O", "M8[s]", 5, [], {}, "", (np.float32, 3), [("a", "f4")], "F", "V8"]
-    bad += [np.number, type, "f4,", {"names": ["a"]}, fa.Number(), "S5", "\0", "(2,2)f4", "f99", bool, int, "m8", ",,", "("]
+    bad = [
+        "i4",
+        ",",
+        "nonsense",
+        object,
+        "f4,f4",
+        "O",
+        "M8[s]",
+        5,
+        [],
+        {},
+        "",
+        (np.float32, 3),
+        [("a", "f4")],
+        "F",
+        "V8",
+    ]
+    bad += [
+        np.number,
+        type,
+        "f4,",
+        {"names": ["a"]},
+        fa.Number(),
+        "S5",
+        "\0",
+        "(2,2)f4",
+        "f99",
+        bool,
+        int,
+        "m8",
+        ",,",
+        "(",
+    ]
     return pick(rng, bad if often(rng, 0.15) else good)
 
 
@@ -184,10 +215,14 @@ def make_loss(rng, name):
     target = classes_of(rng, rows, n)
     if name == "cross_entropy" and often(rng, 0.2):
         target = operand(rng, shape, fa.float_dtype(rng))
-    call = Call(name, [operand(rng, shape), target], others={"axis": axis_of(rng, len(shape)) if often(rng, 0.1) else axis})
+    call = Call(
+        name, [operand(rng, shape), target], others={"axis": axis_of(rng, len(shape)) if often(rng, 0.1) else axis}
+    )
     if name != "nll_loss" and often(rng, 0.2):
         kept = [1 if i == axis % len(shape) else m for i, m in enumerate(shape)]
-        call.arrays["temperature"] = pick(rng, [2.0, 0.0, "1", np.exp(numbers(rng, broadcasting(rng, kept), "f2").clip(-3, 3))])
+        call.arrays["temperature"] = pick(
+            rng, [2.0, 0.0, "1", np.exp(numbers(rng, broadcasting(rng, kept), "f2").clip(-3, 3))]
+        )
     if name == "token_logprobs":
         return call
     if often(rng, 0.25):
@@ -196,7 +231,12 @@ def make_loss(rng, name):
         if often(rng, chance):
             call.others[option] = values(rng)
     if name == "cross_entropy":
-        for option, values in (("label_smoothing", number_of), ("z_loss", number_of), ("return_lse", flag), ("return_grad", flag)):
+        for option, values in (
+            ("label_smoothing", number_of),
+            ("z_loss", number_of),
+            ("return_lse", flag),
+            ("return_grad", flag),
+        ):
             if often(rng, 0.25):
                 call.others[option] = values(rng)
     return call

@@ -680,7 +680,9 @@ def test_rows_without_weight(dtype, backend):
     assert_array_equal(fsm.nll_loss(x, y, weight=w, reduction="none"), [0, 0, -2])
 
 
-@pytest.mark.parametrize("weight", [[inf, 1, 1], [1e-45, 1e-45, 1e-40], [3e38, 3e38, 3e38], [1e-320, 0, 0], [nan, 0, 1]])
+@pytest.mark.parametrize(
+    "weight", [[inf, 1, 1], [1e-45, 1e-45, 1e-40], [3e38, 3e38, 3e38], [1e-320, 0, 0], [nan, 0, 1]]
+)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_no_weights_give_a_warning(weight, reduction, dtype, backend):
     with np.errstate(all="raise"):

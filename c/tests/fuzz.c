@@ -50,14 +50,14 @@ static const fsm_isa *chosen_isa(void) {
 /* ---- Bytes -> call ---- */
 
 static void choose_sizes(struct input *in, struct call *c) {
-    static const unsigned most[16] = {3, 8, 8, 17, 17, 17, 17, 17, 35, 35, 70, 70, 70, 140, 300, 0};
+    static const unsigned most[16] = {3, 8, 8, 17, 17, 17, 17, 17, 17, 35, 35, 35, 70, 70, 140, 0};
     const unsigned limit = most[choose(in, 16)];
-    c->n = limit ? choose(in, limit + 1) : choose(in, one_in(in, 4) ? 4100 : 600);
-    if (!limit && one_in(in, 32)) c->n = (one_in(in, 3) ? 16384 : 8192) + choose(in, 70) - 16;
+    c->n = limit ? choose(in, limit + 1) : choose(in, one_in(in, 12) ? 4100 : 300);
+    if (!limit && one_in(in, 48)) c->n = (one_in(in, 3) ? 16384 : 8192) + choose(in, 70) - 16;
     const size_t room = c->n > 600 ? 3 : c->n > 17 ? 24 : 40;
-    c->outer = choose(in, one_in(in, 16) ? (unsigned)room + 1 : 5);
-    c->inner = one_in(in, 3) ? choose(in, one_in(in, 4) ? (unsigned)room + 1 : 6) : 1;
-    if (c->n <= 40 && one_in(in, 128)) *(one_in(in, 2) ? &c->outer : &c->inner) = choose(in, 600);
+    c->outer = choose(in, one_in(in, 24) ? (unsigned)room + 1 : 4);
+    c->inner = one_in(in, 3) ? choose(in, one_in(in, 8) ? (unsigned)room + 1 : 5) : 1;
+    if (c->n <= 20 && one_in(in, 200)) *(one_in(in, 2) ? &c->outer : &c->inner) = choose(in, 600);
     if (!c->outer && one_in(in, 4)) c->n = c->inner = (size_t)1 << 40; /* no elements, whatever the others say */
 }
 
@@ -176,7 +176,7 @@ static void choose_call(struct input *in, struct call *c) {
     if (c->function == PLAIN && !is_known(c)) c->function = RUN;
     c->isa = c->function == PLAIN ? NULL : chosen_isa();
     if (c->isa == fsm_isa_usable(0) && one_in(in, 4)) c->isa = NULL;
-    c->threads = one_in(in, 128) ? 1 + choose(in, 3) : choose(in, 2);
+    c->threads = one_in(in, 250) ? 1 + choose(in, 3) : choose(in, 2);
     choose_sizes(in, c);
     if (c->function == PLAIN) c->inner = 1;
     c->dense = c->function == PLAIN || one_in(in, 3);

@@ -83,20 +83,18 @@ static double value_at(const void *p, fsm_type type) {
 /* Kinds of numbers: ordinary, wide, huge, tiny, subnormal, 0, -inf (m), +inf (p), NaN, and any bits. */
 static uint64_t number_of_kind(char kind, uint64_t r, fsm_type type) {
     const struct format f = formats[type];
-    uint64_t top = ((uint64_t)1 << f.exponent) - 1, bias = top / 2, exponent = 0, sign = r >> 63;
+    const uint64_t top = ((uint64_t)1 << f.exponent) - 1, bias = top / 2, some = r >> 56 & 15;
+    const uint64_t exponent = kind == 'o'                                 ? bias - 5 + some / 2
+                              : kind == 'w'                               ? bias - 2 + some % (bias + 2)
+                              : kind == 'h'                               ? top - 1 - some / 4
+                              : kind == 't'                               ? 1 + some / 2
+                              : kind == 's' || kind == '0'                ? 0
+                              : kind == 'm' || kind == 'p' || kind == 'n' ? top
+                                                                          : r >> 53 & top;
+    const uint64_t sign = kind == 'm' ? 1 : kind == 'p' ? 0 : r >> 63;
     uint64_t mantissa = r & (((uint64_t)1 << f.mantissa) - 1);
-    switch (kind) {
-        case 'o': exponent = bias - 5 + (r >> 56 & 7); break;
-        case 'w': exponent = bias - 2 + (r >> 56 & 15) % (bias + 2); break;
-        case 'h': exponent = top - 1 - (r >> 56 & 3); break;
-        case 't': exponent = 1 + (r >> 56 & 7); break;
-        case 's': break;
-        case '0': mantissa = 0; break;
-        case 'm': exponent = top, mantissa = 0, sign = 1; break;
-        case 'p': exponent = top, mantissa = 0, sign = 0; break;
-        case 'n': exponent = top, mantissa |= (uint64_t)1 << (f.mantissa - 1); break;
-        default: exponent = r >> 53 & top; /* any */
-    }
+    if (kind == '0' || kind == 'm' || kind == 'p') mantissa = 0;
+    if (kind == 'n') mantissa |= (uint64_t)1 << (f.mantissa - 1);
     return (sign << f.exponent | exponent) << f.mantissa | mantissa;
 }
 
@@ -128,9 +126,8 @@ struct array {
 };
 
 static char *element(const struct array *a, size_t o, size_t i, size_t k) {
-    return a->first +
-           ((ptrdiff_t)o * a->strides[0] + (ptrdiff_t)i * a->strides[1] + (ptrdiff_t)k * a->strides[2]) *
-               (ptrdiff_t)a->size;
+    return a->first + ((ptrdiff_t)o * a->strides[0] + (ptrdiff_t)i * a->strides[1] + (ptrdiff_t)k * a->strides[2]) *
+                          (ptrdiff_t)a->size;
 }
 /* The same before the call. */
 static const char *old_element(const struct array *a, size_t o, size_t i, size_t k) {
