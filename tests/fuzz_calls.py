@@ -126,7 +126,9 @@ class Call:
             keywords.setdefault("backend", backend)
         if out is not None:
             keywords[self.out_name] = out
-        return getattr(fsm, self.name)(*given, **keywords)
+        result = getattr(fsm, self.name)(*given, **keywords)
+        with result if self.name == "threads" else contextlib.nullcontext():
+            return result
 
 
 def shown(value):

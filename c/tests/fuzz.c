@@ -39,12 +39,21 @@ static bool is_known(const struct call *c) {
 static fsm_type type_of(const struct call *c) { return is_known(c) ? c->type : FSM_F64; }
 static bool is_there(const struct call *c, enum name name) { return c->arrays[name].memory; }
 
+/* Asked once: it takes longer than most calls where cpuid traps. */
 static const fsm_isa *chosen_isa(void) {
+    static const fsm_isa *chosen;
     const char *name = getenv("FSM_FUZZ_ISA");
-    for (size_t i = 0; fsm_isa_usable(i); i++)
-        if (!name || !strcmp(name, fsm_isa_name(fsm_isa_usable(i)))) return fsm_isa_usable(i);
+    for (size_t i = 0; !chosen && fsm_isa_usable(i); i++)
+        if (!name || !strcmp(name, fsm_isa_name(fsm_isa_usable(i)))) chosen = fsm_isa_usable(i);
+    if (chosen) return chosen;
     fprintf(stderr, "fuzz: FSM_FUZZ_ISA=%s is not usable here\n", name);
     _Exit(77); /* not exit, of which libFuzzer makes a finding */
+}
+
+static bool is_best(const fsm_isa *isa) {
+    static const fsm_isa *best;
+    if (!best) best = fsm_isa_usable(0);
+    return isa == best;
 }
 
 /* ---- Bytes -> call ---- */
@@ -174,8 +183,9 @@ static void choose_call(struct input *in, struct call *c) {
     c->type = (fsm_type)choose(in, c->function == PLAIN ? 2 : FSM_TYPE_COUNT);
     if (one_in(in, 128)) c->type = (fsm_type)invalid[choose(in, 3)];
     if (c->function == PLAIN && !is_known(c)) c->function = RUN;
-    c->isa = c->function == PLAIN ? NULL : chosen_isa();
-    if (c->isa == fsm_isa_usable(0) && one_in(in, 4)) c->isa = NULL;
+    c->isa = chosen_isa();
+    if (c->function == PLAIN) c->isa = NULL; /* they have no other */
+    if (is_best(c->isa) && one_in(in, 4)) c->isa = NULL;
     c->threads = one_in(in, 250) ? 1 + choose(in, 3) : choose(in, 2);
     choose_sizes(in, c);
     if (c->function == PLAIN) c->inner = 1;
