@@ -155,6 +155,8 @@ fsm_status fsm_run_modified(const fsm_isa *isa, fsm_op op, fsm_type type, const 
     if ((unsigned)op >= FSM_OP_COUNT || (unsigned)type >= FSM_TYPE_COUNT) return FSM_INVALID;
     if (modifiers && !fsm_is_blockwise(op)) return FSM_INVALID;
     if (fsm_has_target(op) && (!modifiers || !modifiers->target || modifiers->empty)) return FSM_INVALID;
+    const bool one = fsm_is_reduction(op);
+    if (!outer || !inner || (!n && !one && !modifiers)) return FSM_OK;
     struct job j; /* not initialized at once: clearing it takes a tenth of the time of a short row */
     j.kernels = fsm_kernels_of(isa, type);
     j.op = op;
@@ -165,14 +167,12 @@ fsm_status fsm_run_modified(const fsm_isa *isa, fsm_op op, fsm_type type, const 
     j.swapped = false;
     j.again = j.past = false;
     j.once = n * size_of[type] >= READ_ONCE;
-    bool one = fsm_is_reduction(op);
     ptrdiff_t in = (ptrdiff_t)inner, row = (ptrdiff_t)n;
     ptrdiff_t dense[6] = {row * in, in, 1, one ? in : row * in, in, 1};
     const ptrdiff_t *s = strides ? strides : dense;
     j.outer = (struct dim){outer, s[0], s[3]};
     j.row = (struct dim){n, s[1], one ? 1 : s[4]};
     j.inner = (struct dim){inner, s[2], s[5]};
-    if (!outer || !inner || (!n && !one && !modifiers)) return FSM_OK;
     if (fsm_has_target(op) && !are_targets_in_range(&j)) return FSM_OUT_OF_RANGE;
     if (!n && !(modifiers && modifiers->sink)) return fill_empty_rows(&j);
     if (fsm_is_elementwise(op) && !strides) {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arrays import Array, DTypeArg, as_array
+from ._arrays import Array, DTypeArg, as_array, asked_dtype
 from ._calls import hardmax_rows, map_rows, reduce_rows
 from ._dispatch import direct
 from ._modified import ONE, Asked, modified_rows
@@ -302,7 +302,7 @@ def logsumexp(
         if y is not None:
             return y
     a, asked = as_array(a, "a"), Asked(where, temperature, bias, softcap, sink)
-    if b is not None or a.dtype.kind == "c" or (dtype is not None and np.dtype(dtype).kind == "c"):
+    if b is not None or a.dtype.kind == "c" or (dtype is not None and asked_dtype(dtype).kind == "c"):
         return weighted_logsumexp(a, b, asked, axis, keepdims, return_sign, dtype, out, backend)
     if return_sign and out is not None:
         raise ValueError("out: cannot take two results; leave it away with return_sign=True")
@@ -380,6 +380,10 @@ def softplus(
     """
     if type(beta) is not float and not isinstance(beta, numbers.Real):
         raise TypeError(f"beta: a real number expected, not {beta!r}")
+    try:
+        beta = float(beta)
+    except OverflowError:
+        beta = math.inf
     if not 0 < beta < math.inf:
         raise ValueError(f"beta: a finite number above 0 expected, not {beta}")
     if beta == 1 and dtype is None and backend is None and (y := direct["softplus"](x, None, out)) is not None:

@@ -24,7 +24,9 @@ def as_array(x: object, name: str) -> Array:
     refuse_masked(x, name)
     try:
         return np.asarray(x)
-    except ValueError as error:
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+    except (ValueError, OverflowError) as error:  # the last for what an interface may say of its shape
         raise ValueError(f"{name}: {error}") from None
 
 
@@ -44,10 +46,17 @@ def result_dtype(given: np.dtype[Any], dtype: DTypeArg, name: str, *, complex_to
     if dtype is None:
         wanted = FLOAT64 if given.kind in "biu" else given
     else:
-        wanted = np.dtype(dtype)
+        wanted = asked_dtype(dtype)
         if (wanted.kind not in kinds and wanted.name != "bfloat16") or (given.kind == "c" and wanted.kind != "c"):
             raise TypeError(f"dtype: {wanted} from {given} is not supported; use one of {', '.join(FLOATS)}")
     return wanted if wanted.isnative else wanted.newbyteorder("=")
+
+
+def asked_dtype(dtype: DTypeArg) -> np.dtype[Any]:
+    try:
+        return np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError) as error:  # the last for ","
+        raise TypeError(f"dtype: {error}") from None
 
 
 def convert(x: Array, dtype: np.dtype[Any]) -> Array:
@@ -140,6 +149,18 @@ def overlap(x: Array, y: Array) -> bool:
         return np.shares_memory(x, y, max_work=1000)  # type: ignore[arg-type]  # the stub knows -1 and 0 alone
     except TooHardError:
         return True
+
+
+def common_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """What they broadcast to, or a ValueError. (NumPy's own functions stop at 32 dimensions.)"""
+    most = max(map(len, shapes))
+    common = []
+    for lengths in zip(*((1,) * (most - len(shape)) + shape for shape in shapes), strict=True):
+        others = {n for n in lengths if n != 1}
+        if len(others) > 1:
+            raise ValueError("the shapes do not broadcast")
+        common.append(others.pop() if others else 1)
+    return tuple(common)
 
 
 def row_views(arrays: Sequence[Array], axes: tuple[int, ...]) -> Iterator[list[Array]] | None:

@@ -176,9 +176,9 @@ def _first(op: str) -> _backends.Direct:
     return call
 
 
-#: op -> a function of (x, axis, out), or of these and (where, temperature, bias, softcap, return_lse), that does a simple
-#: call, or gives None if it is not one; op + VJP -> one of (g, y, axis, out); for LOG_PROB see `_losses`. Made by the
-#: first call.
+#: op -> a function of (x, axis, out), or of these and (where, temperature, bias, softcap, return_lse), that does a
+#: simple call, or gives None if it is not one; op + VJP -> one of (g, y, axis, out); for LOG_PROB see `_losses`. Made
+#: by the first call.
 direct = {
     name: _first(name)
     for name in (*_backends.OPS, _backends.LOG_PROB, "softmax" + _backends.VJP, "log_softmax" + _backends.VJP)

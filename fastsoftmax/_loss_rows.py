@@ -177,9 +177,10 @@ def by_index(rows: Rows, goal: Goal, wanted: Wanted) -> Losses:
         return weighted(log_probs_of(rows, goal.target, wanted.lse), goal), empty
     choice = choose(LOSS_GRAD, rows.x, rows.result, (rows.axis,), rows.backend)
     given = convert(rows.x, choice.dtype)
-    scale = np.full((1,) * rows.x.ndim, wanted.share, rows.work)
-    if goal.weights is not None:
-        scale = np.where(goal.weights == 0, 0, goal.weights * wanted.share).astype(rows.work)
+    with np.errstate(all="ignore"):
+        scale = np.full((1,) * rows.x.ndim, wanted.share, rows.work)
+        if goal.weights is not None:
+            scale = np.where(goal.weights == 0, 0, goal.weights * wanted.share).astype(rows.work)
     logs = np.empty(rows.kept, rows.work)
     y = output_for(rows.x, given, wanted.target, rows.x.shape, False)
     if given is rows.x and _shifted(given, y):

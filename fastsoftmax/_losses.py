@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._arrays import Array, as_array, check_out, convert, deliver, result_dtype
+from ._arrays import Array, as_array, check_out, common_shape, convert, deliver, result_dtype
 from ._backends import LOG_PROB, work_dtype
 from ._dispatch import direct
 from ._loss_rows import (
@@ -148,7 +148,8 @@ def cross_entropy(
     total, count = (goal.total or math.nan, goal.rows or math.nan) if reduction == "mean" else (1, 1)
     lse = np.empty(rows.kept, rows.work) if return_lse or z else None
     wide = np.promote_types(rows.work, np.float64).type
-    wanted = Wanted(lse, return_grad, grad, wide(1) / wide(total), 2 * z / wide(count) if z else 0)
+    with np.errstate(all="ignore"):
+        wanted = Wanted(lse, return_grad, grad, wide(1) / wide(total), 2 * z / wide(count) if z else 0)
     if goal.target.dtype.kind == "i" and not smoothing:
         losses, gradients = by_index(rows, goal, wanted)
     else:
@@ -303,7 +304,7 @@ def kl_div(log_probs: ArrayLike, target: ArrayLike, /, *, reduction: str = "mean
     floats = result_dtype(x.dtype, None, "log_probs"), result_dtype(q.dtype, None, "target")
     result = np.promote_types(*floats) if floats[0] != floats[1] else floats[0]
     try:
-        shape = np.broadcast_shapes(x.shape, q.shape)
+        shape = common_shape(x.shape, q.shape)
     except ValueError:
         raise ValueError(f"target: shape {q.shape} does not broadcast with that of log_probs, {x.shape}") from None
     wide = np.promote_types(work_dtype(result), np.float64)

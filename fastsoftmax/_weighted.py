@@ -17,6 +17,7 @@ from ._arrays import (
     DTypeArg,
     as_array,
     check_out,
+    common_shape,
     convert,
     deliver,
     normalize_axes,
@@ -74,9 +75,10 @@ def weighted_logsumexp(
 
 def _broadcast(arrays: list[Array]) -> tuple[Array, ...]:
     try:
-        return tuple(np.broadcast_arrays(*arrays))
+        shape = common_shape(*(array.shape for array in arrays))
     except ValueError:
         raise ValueError(f"b: shape {arrays[1].shape} does not broadcast with a of shape {arrays[0].shape}") from None
+    return tuple(np.broadcast_to(array, shape) for array in arrays)
 
 
 def _rows_of(arrays: list[Array], axes: tuple[int, ...], result: np.dtype[Any]) -> tuple[Array, Array]:

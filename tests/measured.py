@@ -234,9 +234,9 @@ FUNCTIONS = {
 }
 
 
-#: (float32, float64) for rows that were looked for, where that is more than the bound. Two terms eight apart are added in the
-#: type itself, after e^x was rounded by up to 1.01 ulp, and the result may lie in the binade below. These are the worst
-#: known, rounded up, and no promise met: the bounds above hold on all other sets.
+#: (float32, float64) for rows that were looked for, where that is more than the bound. Two terms eight apart are added
+#: in the type itself, after e^x was rounded by up to 1.01 ulp, and the result may lie in the binade below. These are
+#: the worst known, rounded up, and no promise met: the bounds above hold on all other sets.
 SEARCHED = {
     "softmax": (3.3, 3.5),
     "softmax(sink=)": (3.3, 3.5),

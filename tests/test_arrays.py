@@ -336,6 +336,13 @@ def test_weights_broadcast_both_ways(backend, dtype):
     assert fsm.logsumexp(x, axis=1, b=b, keepdims=True, backend=backend).shape == (4, 1, 2, 5)
 
 
+def test_weights_in_more_dimensions_than_numpy_broadcasts():
+    dims = (1,) * ((64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32) - 2)
+    x, b = data((4, 5), "f8"), abs(data((5,), "f8", 1))
+    got = fsm.logsumexp(x.reshape(*dims, 4, 5), axis=-1, b=b)
+    assert_array_equal(got.reshape(4), fsm.logsumexp(x, axis=-1, b=b))
+
+
 @pytest.mark.parametrize(("a", "b", "result"), [
     ("f4", "f4", "f4"), ("f4", "f8", "f8"), ("f8", "f4", "f8"), ("i4", "f4", "f8"), ("f4", "i8", "f8"),
     ("u1", "?", "f8"), ("f2", "f2", "f2"), ("f2", "f4", "f4"),

@@ -112,7 +112,7 @@ def cross(tmp_path_factory):
         "-DCMAKE_SYSTEM_NAME=Linux",
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
         "-DCMAKE_EXE_LINKER_FLAGS=-static",
-        targets=["selfcheck", "exp_check_neon"],
+        targets=["selfcheck", "exp_check_neon", "fuzz"],
     )
 
 
@@ -130,11 +130,9 @@ def test_its_own_checks_pass(compiler, builds):
     output = run(ctest, "--test-dir", builds(compiler), "--output-on-failure", timeout=600)
     outcomes = dict(re.findall(r"^ *\d+/\d+ Test +#\d+: (\w+) \.*[* ]*(\w+)", output, re.MULTILINE))
     built = ["avx2", "avx512", "scalar"] if platform.machine() == "x86_64" else ["neon", "scalar"]
-    expected = {
-        f"{program}_{isa}": "Passed" if isa in NATIVE_ISAS else "Skipped"
-        for program in ("exp_check", "divide_check")
-        for isa in built
-    }
+    usable = {isa: "Passed" if isa in NATIVE_ISAS else "Skipped" for isa in built}
+    checks = ("exp_check", "divide_check", "fuzz")
+    expected = {f"{check}_{isa}": outcome for isa, outcome in usable.items() for check in checks}
     assert outcomes == expected | dict.fromkeys(["selfcheck", "example", "pool_test"], "Passed")
 
 
@@ -184,6 +182,10 @@ def test_the_coefficients_are_what_the_fit_gives():
 
 def test_exp_on_aarch64(cross):
     run(need("qemu-aarch64"), cross / "exp_check_neon", "40009")
+
+
+def test_any_calls_on_aarch64(cross):
+    assert run(need("qemu-aarch64"), cross / "fuzz", "5000") == "neon: 5000 executions\n"
 
 
 def test_aarch64_gives_the_same_bits(cross, reference):

@@ -128,9 +128,20 @@ def test_dtype_that_cannot_hold_a_result(f, dtype):
 
 
 @named(ALL)
-def test_dtype_that_is_none_at_all(f):
-    with pytest.raises(TypeError):
-        f(X, dtype="no such type")
+@pytest.mark.parametrize("dtype", ["no such type", ",", "f4,", "(2,", 5, [], {"names": ["a"]}])
+def test_dtype_that_is_none_at_all(f, dtype):
+    with pytest.raises(TypeError, match="dtype"):
+        f(X, dtype=dtype)
+
+
+@pytest.mark.parametrize("shape", [(2**70,), (2**40, 2**40), (-1,)])
+@named(ALL)
+def test_shape_that_no_array_can_have(f, shape):
+    class Interface:
+        __array_interface__ = {"version": 3, "typestr": "<f8", "shape": shape, "data": (X.ctypes.data, True)}  # noqa: RUF012
+
+    with pytest.raises(ValueError, match=r"^[xa]: "):
+        f(Interface())
 
 
 @named(ALL)
@@ -263,7 +274,7 @@ def test_weights_that_are_no_numbers(bad):
         fsm.logsumexp(X, b=bad)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), 0, -1.0])
+@pytest.mark.parametrize("bad", [float("nan"), 0, -1.0, 10**400, float("inf")])
 def test_softplus_beta_out_of_range(bad):
     with pytest.raises(ValueError, match="beta"):
         fsm.softplus(X, beta=bad)

@@ -681,6 +681,18 @@ def test_rows_without_weight(dtype, backend):
     assert_array_equal(fsm.nll_loss(x, y, weight=w, reduction="none"), [0, 0, -2])
 
 
+@pytest.mark.parametrize(
+    "weight", [[inf, 1, 1], [1e-45, 1e-45, 1e-40], [3e38, 3e38, 3e38], [1e-320, 0, 0], [nan, 0, 1]]
+)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_no_weights_give_a_warning(weight, reduction, dtype, backend):
+    with np.errstate(all="raise"):
+        fsm.cross_entropy(
+            np.zeros((3, 3), dtype), [0, 1, 2], weight=weight, reduction=reduction, return_grad=True, backend=backend
+        )
+        fsm.nll_loss(np.zeros((3, 3), dtype), [0, 1, 2], weight=weight, reduction=reduction)
+
+
 # ---- special values ----
 
 
@@ -1085,6 +1097,13 @@ def test_special_values_of_kl_div(dtype):
     assert np.isnan(fsm.kl_div(empty, empty))
     assert fsm.kl_div(empty, empty, reduction="sum") == 0
     assert fsm.kl_div(empty, empty, reduction="none").shape == (0, 3)
+
+
+@pytest.mark.parametrize("reduction", ["none", "batchmean"])
+def test_kl_div_in_more_dimensions_than_numpy_broadcasts(reduction):
+    dims = (1,) * ((64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32) - 2)
+    got = fsm.kl_div(X.reshape(*X.shape, *dims), Q[:1].reshape(1, -1, *dims), reduction=reduction)
+    assert_array_equal(got.reshape(X.shape if reduction == "none" else ()), fsm.kl_div(X, Q[:1], reduction=reduction))
 
 
 def test_errors_of_kl_div():
