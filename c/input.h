@@ -58,9 +58,9 @@ TEMPLATE vec read_vector(fsm_type type, bool modified, const struct input *in, s
     return v;
 }
 
-/* The first n < W lanes; the others are -inf. */
-TEMPLATE vec read_part(fsm_type type, bool modified, const struct input *in, size_t i, size_t n) {
-    vec v = load_part_as(type, x_at(type, in->x, i), n, -(T)INFINITY);
+/* The first n < W lanes; the others are `fill`, or -inf if there is a mask. */
+TEMPLATE vec read_part(fsm_type type, bool modified, const struct input *in, size_t i, size_t n, T fill) {
+    vec v = load_part_as(type, x_at(type, in->x, i), n, fill);
     if (!modified) return v;
     T bias[W] = {0};
     unsigned char where[W] = {0};

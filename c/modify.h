@@ -47,7 +47,7 @@ static bool modify_row(const struct input *in, T *z, size_t n, T *largest) {
     for (; i + LOCKSTEP * W <= n; i += LOCKSTEP * W) some |= modify_some(LOCKSTEP, in, z, i, max);
     for (; i + W <= n; i += W) some |= modify_some(1, in, z, i, max);
     if (i < n) {
-        vec v = read_part(OWN_TYPE, true, in, i, n - i);
+        vec v = read_part(OWN_TYPE, true, in, i, n - i, -(T)INFINITY);
         some |= (ivec)v ^ (ivec)v_set1(-(T)INFINITY);
         max[0] = v_max(v, max[0]);
         v_store_part(z + i, n - i, v);

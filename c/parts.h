@@ -158,7 +158,7 @@ TEMPLATE void finish_again(fsm_type type, bool modified, bool plain, bool past, 
     for (size_t i = 0; i < n;) {
         size_t k = i < head ? head : n - i < W ? n - i : W;
         if (k < W) {
-            vec t = term_of(!plain, read_part(type, modified, in, i, k), b);
+            vec t = term_of(!plain, read_part(type, modified, in, i, k, 0), b);
             store_part_as(type, y_at(type, y, i), k, plain ? scaled(t, l) : scaled_part(t, l));
         } else if (n - i < LOCKSTEP * W) {
             finish_again_some(type, modified, plain, past, 1, l, b, in, y, i);

@@ -18,7 +18,7 @@ TEMPLATE T max_as(fsm_type type, bool modified, const struct input *in, size_t n
         for (size_t u = 0; u < 4; u++) m[u] = v_max(v[u], m[u]);
     }
     for (; i + W <= n; i += W) m[0] = v_max(read_vector(type, modified, in, i), m[0]);
-    if (i < n) m[0] = v_max(read_part(type, modified, in, i, n - i), m[0]);
+    if (i < n) m[0] = v_max(read_part(type, modified, in, i, n - i, -(T)INFINITY), m[0]);
     return v_largest(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
 }
 
@@ -156,7 +156,7 @@ TEMPLATE void sum_group(fsm_type type, bool modified, enum use use, bool far, st
     vec term[VECTORS], lanes[EIGHT], rest[VECTORS];
     EACH (u, VECTORS)
         term[u] = (u + 1) * W <= n ? read_vector(type, modified, in, i + u * W)
-                  : u * W < n      ? read_part(type, modified, in, i + u * W, n - u * W)
+                  : u * W < n      ? read_part(type, modified, in, i + u * W, n - u * W, -(T)INFINITY)
                                    : v_set1(-(T)INFINITY);
     use_terms(use, far, VECTORS, p, term, rest);
     if (stores(use)) {
@@ -258,7 +258,7 @@ static inline size_t unaligned(const T *y) { return (size_t)(-(uintptr_t)y % siz
 TEMPLATE void apply_with(last_pass f, fsm_type from, bool modified, fsm_type to, bool stream, const struct last *l,
                          const struct input *in, void *y, size_t n) {
     size_t i = n < ALIGNED || to != OWN_TYPE ? 0 : unaligned(y);
-    if (i) v_store_part(y, i, f(read_part(from, modified, in, 0, i), l));
+    if (i) v_store_part(y, i, f(read_part(from, modified, in, 0, i, 0), l));
     for (; i + 4 * W <= n; i += 4 * W) {
         vec v[4];
         read_vectors(from, modified, 4, in, i, v);
@@ -268,7 +268,7 @@ TEMPLATE void apply_with(last_pass f, fsm_type from, bool modified, fsm_type to,
         }
     }
     for (; i + W <= n; i += W) store_as(to, y_at(to, y, i), f(read_vector(from, modified, in, i), l));
-    if (i < n) store_part_as(to, y_at(to, y, i), n - i, f(read_part(from, modified, in, i, n - i), l));
+    if (i < n) store_part_as(to, y_at(to, y, i), n - i, f(read_part(from, modified, in, i, n - i, 0), l));
 }
 
 TEMPLATE void apply_as(fsm_type type, bool modified, fsm_op op, const struct batch *b, size_t row,
