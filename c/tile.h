@@ -114,6 +114,11 @@ static inline void fill(const T *x, struct layout a, size_t rows, size_t n, T *t
     }
 }
 
+/* What deliver_to_rows reads beyond n elements, and fill_from_rows alone has set: whatever was there before might raise a flag. */
+static void clear_beyond(size_t rows, size_t n, T *t) {
+    for (size_t r = 0; r < rows; r += BATCH, t += tile_size(n)) memset(t + n * BATCH, 0, W * BATCH * sizeof(T));
+}
+
 /* ---- Out of it, through the last pass ---- */
 
 static inline void store_some(T *p, size_t k, vec a) {
@@ -315,6 +320,7 @@ static void tilewise(fsm_op op, const T *x, struct layout from, T *y, struct lay
     bool special = false;
     if (rows % BATCH) clear(&b[rows / BATCH]);
     fill(x, from, rows, n, tiles, b);
+    if (fsm_is_map(op) && from.step != 1 && to.step == 1) clear_beyond(rows, n, tiles);
     for (size_t r = 0; r < rows; r += BATCH) {
         size_t some = rows - r < BATCH ? rows - r : BATCH;
         reduce_tile(op, &b[r / BATCH], tiles + r / BATCH * tile_size(n), some, n, log_n, y + (ptrdiff_t)r * to.next,
