@@ -161,12 +161,12 @@ def _shifted(x: Array, y: Array) -> bool:
 
 
 class Wanted(NamedTuple):
-    """What is wanted besides the losses. The gradient is of share times the sum of losses, and lse_share lse^2 / 2."""
+    """What is wanted besides the losses. The gradient is of the sum of losses / divisor, and lse_share lse^2 / 2."""
 
     lse: Array | None
     gradient: bool
     target: Array | None  # where it is put
-    share: Any
+    divisor: Any
     lse_share: Any
 
 
@@ -178,9 +178,9 @@ def by_index(rows: Rows, goal: Goal, wanted: Wanted) -> Losses:
     choice = choose(LOSS_GRAD, rows.x, rows.result, (rows.axis,), rows.backend)
     given = convert(rows.x, choice.dtype)
     with np.errstate(all="ignore"):
-        scale = np.full((1,) * rows.x.ndim, wanted.share, rows.work)
+        scale = np.full((1,) * rows.x.ndim, 1 / wanted.divisor, rows.work)
         if goal.weights is not None:
-            scale = np.where(goal.weights == 0, 0, goal.weights * wanted.share).astype(rows.work)
+            scale = np.where(goal.weights == 0, 0, goal.weights / wanted.divisor).astype(rows.work)
     logs = np.empty(rows.kept, rows.work)
     y = output_for(rows.x, given, wanted.target, rows.x.shape, False)
     if given is rows.x and _shifted(given, y):
@@ -260,8 +260,8 @@ def by_class(rows: Rows, goal: Goal, smoothing: float, weights: Array | None, wa
                 to_lse[tile] = lse = _run("logsumexp", z, rows.backend)
                 by_lse = lse.astype(wide) * wanted.lse_share if wanted.lse_share else 0
             if to_y is not None:
-                sums = exact_sums(u)[..., np.newaxis] * wanted.share
-                g = (_run("softmax", z, rows.backend) * (sums + by_lse) - u * wanted.share) / temperature[tile]
+                sums = exact_sums(u)[..., np.newaxis] / wanted.divisor
+                g = (_run("softmax", z, rows.backend) * (sums + by_lse) - u / wanted.divisor) / temperature[tile]
                 nothing = ignored[tile] | (~u.any(axis=2, keepdims=True) & (by_lse == 0))
                 to_y[tile] = convert(np.where(nothing, 0, g), rows.result)
     return losses, y

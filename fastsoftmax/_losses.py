@@ -149,7 +149,7 @@ def cross_entropy(
     lse = np.empty(rows.kept, rows.work) if return_lse or z else None
     wide = np.promote_types(rows.work, np.float64).type
     with np.errstate(all="ignore"):
-        wanted = Wanted(lse, return_grad, grad, wide(1) / wide(total), 2 * z / wide(count) if z else 0)
+        wanted = Wanted(lse, return_grad, grad, wide(total), 2 * z / wide(count) if z else 0)
     if goal.target.dtype.kind == "i" and not smoothing:
         losses, gradients = by_index(rows, goal, wanted)
     else:

@@ -693,6 +693,15 @@ def test_no_weights_give_a_warning(weight, reduction, dtype, backend):
         fsm.nll_loss(np.zeros((3, 3), dtype), [0, 1, 2], weight=weight, reduction=reduction)
 
 
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+def test_a_mean_over_subnormal_weights_has_its_gradient(smoothing, backend):
+    """1 / (their sum) would be infinite."""
+    x, tiny, given = np.array([[1.0, 0, 2], [0, 1, 0]]), 2.0**-1060, {"label_smoothing": smoothing, "backend": backend}
+    _, got = fsm.cross_entropy(x, [0, 1], weight=[tiny, 3 * tiny, 0], return_grad=True, **given)
+    _, want = fsm.cross_entropy(x, [0, 1], weight=[1, 3, 0], return_grad=True, **given)
+    assert_allclose(got, want, rtol=1e-14, atol=1e-3 if smoothing else 0)  # shares of a subnormal weight have few digits
+
+
 # ---- special values ----
 
 
