@@ -699,7 +699,7 @@ def test_a_mean_over_subnormal_weights_has_its_gradient(smoothing, backend):
     x, tiny, given = np.array([[1.0, 0, 2], [0, 1, 0]]), 2.0**-1060, {"label_smoothing": smoothing, "backend": backend}
     _, got = fsm.cross_entropy(x, [0, 1], weight=[tiny, 3 * tiny, 0], return_grad=True, **given)
     _, want = fsm.cross_entropy(x, [0, 1], weight=[1, 3, 0], return_grad=True, **given)
-    assert_allclose(got, want, rtol=1e-14, atol=1e-3 if smoothing else 0)  # shares of a subnormal weight have few digits
+    assert_allclose(got, want, rtol=1e-14, atol=1e-3 if smoothing else 0)  # shares of what is subnormal have few digits
 
 
 # ---- special values ----
