@@ -73,7 +73,8 @@ def softmax_vjp(
     >>> softmax_vjp([1.0, 0.0, 0.0], y).round(4)
     array([ 0.0819, -0.022 , -0.0599])
     """
-    if backend is None and (dx := direct["softmax" + VJP](g, y, axis, out)) is not None:
+    dx: Array | None = direct["softmax" + VJP](g, y, axis, out) if backend is None else None
+    if dx is not None:
         return dx
     return _pull("softmax", g, y, axis, out, backend)
 
@@ -94,7 +95,8 @@ def log_softmax_vjp(
     >>> log_softmax_vjp([0.0, 0.0, -1.0], y).round(4)
     array([ 0.09  ,  0.2447, -0.3348])
     """
-    if backend is None and (dx := direct["log_softmax" + VJP](g, y, axis, out)) is not None:
+    dx: Array | None = direct["log_softmax" + VJP](g, y, axis, out) if backend is None else None
+    if dx is not None:
         return dx
     return _pull("log_softmax", g, y, axis, out, backend)
 
