@@ -24,8 +24,9 @@ def tiles(outer: int, n: int, inner: int, size: int) -> Iterator[Tile]:
 
 
 def run_modified(
-    run: Callable[[str, Array], Array], op: str, x: Array, y: Array, modifiers: Modifiers, todo: Iterable[Tile]
+    run: Callable[[str, Array], Array], op: str, x: Array, y: Array, modifiers: Modifiers, todo: Iterable[Tile], modify=None
 ) -> None:
+    modify = modify or modify_in_numpy
     """As Backend.run, for these tiles. run(op, z) gives the results of rows (rows, n), which may be in z itself."""
     rows_of_x = x.swapaxes(1, 2)
     modifiers = _rows_last(modifiers, x.shape)
@@ -34,7 +35,7 @@ def run_modified(
     tile_of = _loss_tile if op in (LOG_PROB, LOSS_GRAD) else _tile
     for tile in todo:
         with np.errstate(all="ignore"):
-            z = _modified(rows_of_x[tile], modifiers, tile)
+            z = _modified(rows_of_x[tile], modifiers, tile, modify)
             results = tile_of(run, op, z.reshape(-1, z.shape[2]), modifiers, tile).reshape(*z.shape[:2], -1)
             rows_of_y[tile] = results[..., 0] if reduces else results[..., : x.shape[1]]
 
@@ -100,23 +101,33 @@ def _rows_last(modifiers: Modifiers, shape: tuple[int, ...]) -> Modifiers:
     return modifiers._replace(**moved)
 
 
-def _modified(rows: Array, modifiers: Modifiers, tile: Tile) -> Array:
+def _modified(rows: Array, modifiers: Modifiers, tile: Tile, modify) -> Array:
     """A new array of rows (outer, inner, n), which are that tile of the array, as Modifiers says."""
     n = rows.shape[2]
     whole = np.empty((*rows.shape[:2], n + (modifiers.sink is not None)), rows.dtype)
     z = whole[..., :n]
-    if modifiers.temperature is None:
-        z[...] = rows
-    else:
-        np.divide(rows, modifiers.temperature[tile], out=z)
+    temperature, bias, where = (
+        a if a is None else a[tile] for a in (modifiers.temperature, modifiers.bias, modifiers.where)
+    )
     if modifiers.softcap:
         cap = z.dtype.type(modifiers.softcap)
+        modify_in_numpy(rows, z, temperature, None, None)
         np.divide(z, cap, out=z)
         np.multiply(np.tanh(z, out=z), cap, out=z)
-    if modifiers.bias is not None:
-        np.add(z, modifiers.bias[tile], out=z)
-    if modifiers.where is not None:
-        np.copyto(z, -np.inf, where=~modifiers.where[tile])
+        rows, temperature = z, None
+    modify(rows, z, temperature, bias, where)
     if modifiers.sink is not None:
         whole[..., n:] = modifiers.sink[tile]
     return whole
+
+
+def modify_in_numpy(rows: Array, z: Array, temperature: Array | None, bias: Array | None, where: Array | None) -> None:
+    """Rows, or z itself, divided, biased and masked, into z."""
+    if temperature is not None:
+        np.divide(rows, temperature, out=z)
+    elif rows is not z:
+        z[...] = rows
+    if bias is not None:
+        np.add(z, bias, out=z)
+    if where is not None:
+        np.copyto(z, -np.inf, where=~where)

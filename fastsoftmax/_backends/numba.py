@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import os
 import threading
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 PAUSE = 50e-6  # seconds
 GRAIN = 1 << 19  # bytes that are worth a thread: 50 to 100 µs of work, what it takes to wake one
 GATHERED = 1 << 26  # bytes of rows that are gathered at once, if these are not fewer than eight
+MODIFY = "modify"
 TILE = 1 << 17  # elements that are modified at once
 # Rows that are worked on at once, if not one.
 STEP = {"gathered": 8, "gathered_long": 8, "turned": 16, "columns": 16, "columns_long": 16}
@@ -114,6 +116,8 @@ class NumbaBackend:
         _together(lambda: kernel(g, y, dx, claims, share), helpers)
 
     def _run_modified(self, op: str, x: Array, y: Array, threads: int, modifiers: Modifiers) -> None:
+        if self._on_the_way(op, x, y, threads, modifiers):
+            return
         outer, n, inner = x.shape
         todo = deque(tiles(outer, n, inner, TILE))
         alone = len(todo) == 1 or threads == 1
@@ -123,13 +127,74 @@ class NumbaBackend:
             self.run(op, rows, results, len(rows), rows.shape[1], 1, threads if alone else 1)
             return results
 
+        def modify(rows: Array, z: Array, temperature: Array | None, bias: Array | None, where: Array | None) -> None:
+            if rows.strides[2] != rows.itemsize:
+                z[...] = rows
+                rows = z
+            bias, where = (a if a is None else np.ascontiguousarray(a) for a in (bias, where))
+            given = [a if a is None else a.swapaxes(1, 2) for a in (temperature, bias, where)]
+            self._modify(MODIFY, rows.swapaxes(1, 2), z.swapaxes(1, 2), threads if alone else 1, *given)
+
         def some() -> Iterator[Tile]:
             with contextlib.suppress(IndexError):
                 while True:
                     yield todo.popleft()
 
         helpers = 0 if alone else min(threads, len(todo)) - 1
-        _together(lambda: run_modified(run, op, x, y, modifiers, some()), helpers)
+        _together(lambda: run_modified(run, op, x, y, modifiers, some(), modify), helpers)
+
+    def _on_the_way(self, op: str, x: Array, y: Array, threads: int, modifiers: Modifiers) -> bool:
+        """Whether rows could be modified where they are read."""
+        temperature, softcap, bias, where, sink, empty, lse, target = modifiers[:8]
+        n = x.shape[1]
+        if softcap or not (sink is lse is target is None) or n <= self._kernels.SHORT:
+            return False
+        if n > self._kernels.BLOCK and x.shape[0] * x.shape[2] < threads:
+            return False
+        arrays = (x, bias, where) if op in ROW_REDUCTIONS else (x, y, bias, where)
+        if any(a is not None and (a.strides[1] != a.itemsize or a.shape[1] != n) for a in arrays):
+            return False
+        if op in ROW_REDUCTIONS:
+            y = y[:, np.newaxis]
+            empty = None
+        self._modify(op, x, y, threads, temperature, bias, where, empty)
+        return True
+
+    def _modify(
+        self,
+        op: str,
+        x: Array,
+        y: Array,
+        threads: int,
+        temperature: Array | None,
+        bias: Array | None,
+        where: Array | None,
+        empty: float | None = None,
+    ) -> None:
+        """Run the op, or MODIFY alone, on rows whose elements are next to each other."""
+        given = temperature, bias, where, empty
+        how = sum(bit for bit, a in zip((1, 2, 4, 8), given, strict=True) if a is not None)
+        temperature, bias, where = (
+            default if a is None else a for a, default in zip(given, self._defaults(x.dtype), strict=False)
+        )
+        where = where.view(np.uint8)
+        if x.shape[2] == 1:
+            x, y, temperature, bias, where = x.T, y.T, temperature.T, bias.T, where.T
+        outer, n, inner = x.shape
+        long = n > self._kernels.BLOCK
+        together = 1 if long else max(1, min(16, 4096 // n))
+        helpers = max(0, min(threads, x.nbytes // GRAIN) - 1)
+        if helpers:
+            together = min(together, -(-outer * inner // (2 * threads)))
+        units = outer * -(-inner // together)
+        claims, share = np.zeros(1, np.intp), -(-units // (4 * threads)) if helpers else units
+        kernel = self._compiled(op, "modified_long" if long else "modified", x.dtype)
+        arguments = x, y, temperature, bias, where, how, 0.0 if empty is None else empty, claims, share, units, together
+        _together(lambda: kernel(*arguments), helpers if units > 1 else 0)
+
+    @functools.cache
+    def _defaults(self, dtype):
+        return np.ones((1, 1, 1), dtype), np.zeros((1, 1, 1), dtype), np.ones((1, 1, 1), bool)
 
     def _layout(self, op: str, x: Array, y: Array) -> tuple[str, int]:
         """How the rows lie in memory, and how many to work on together."""
@@ -156,7 +221,11 @@ class NumbaBackend:
         if key not in self._code:
             with _state.compiling:
                 if key not in self._code:
-                    self._code[key] = self._kernels.compiled(op, layout, dtype)
+                    if layout.startswith("modified"):
+                        from fastsoftmax._backends import _numba_modified
+                        self._code[key] = _numba_modified.compiled(op, layout == "modified_long", dtype)
+                    else:
+                        self._code[key] = self._kernels.compiled(op, layout, dtype)
         return self._code[key]
 
 
