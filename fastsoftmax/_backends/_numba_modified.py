@@ -9,11 +9,12 @@ That pass finds their maxima, too, in place of the one that does nothing else.
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 
 from fastsoftmax._backends import ROW_REDUCTIONS
 from fastsoftmax._backends._numba_functions import log_of_count
-from fastsoftmax._backends._numba_kernels import LONG_GATHERED, compile_cached, place_of, zero
+from fastsoftmax._backends._numba_kernels import LONG, compile_cached, place_of, zero
 from fastsoftmax._backends._numba_lanes import (
     WIDTH,
     Lanes,
@@ -22,8 +23,9 @@ from fastsoftmax._backends._numba_lanes import (
     advanced,
     fma,
     jit,
+    larger,
+    load_first,
     load_part,
-    load_part_or_zero,
     maximum,
     pitch_of,
     pointer_to,
@@ -33,16 +35,18 @@ from fastsoftmax._backends._numba_lanes import (
     store_part,
     where,
 )
+from fastsoftmax._backends._numba_parts import STEPS
 from fastsoftmax._backends._numba_rows import (
     fold_maximum,
     log_softmax_of_known,
     log_sum_exp_of_known,
     softmax_of_known,
 )
-from fastsoftmax._backends._numba_sums import clear, narrow_ledger, which, wide_ledger
+from fastsoftmax._backends._numba_sums import BLOCK, MAXIMUM, ROOM, TOTAL, clear, narrow_ledger, wide_ledger
+from fastsoftmax._backends.numba import HOW, MODIFY
 
-MODIFY = "modify"  # the op that leaves rows at that
-DIVIDE, BIAS, MASK, FILL = 1, 2, 4, 8  # what is to be done; FILL: rows of -inf alone get one value
+STEP = 2048  # bits that are brought at once
+DIVIDE, BIAS, MASK, FILL = HOW
 
 # ---- division by one number for many: c/divide.h ----
 
@@ -50,38 +54,40 @@ NARROW = {types.float32: 2.0**-30, types.float64: 2.0**-400}  # the divisor
 WIDE = {types.float32: 2.0**-60, types.float64: 2.0**-400}  # what is divided
 
 
-@staged(lambda t, p: types.UniTuple(Lanes(p.dtype), 4))
+@staged(lambda t, p: types.UniTuple(p.dtype, 4))
 def divisor(t, p):
     """The number, its reciprocal in two parts, and a number that is below all |x| to be multiplied by these."""
-    narrow = NARROW[p.dtype]
     inverse = t.like(1.0) / t
     rest = fma(-inverse, t, t.like(1.0)) / t
-    least = where(t, ">", narrow, WIDE[p.dtype], np.inf)
-    least = where(t, "<", 1 / narrow, least, np.inf)
-    return [spread(v, Lanes(p.dtype)) for v in (t, inverse, rest, least)]
+    least = where(t, ">", NARROW[p.dtype], WIDE[p.dtype], np.inf)
+    return t, inverse, rest, where(t, "<", 1 / NARROW[p.dtype], least, np.inf)
 
 
 @staged(lambda *_: types.boolean)
 def are_moderate(v, by):
-    size, most = v.math("fabs"), 1 / WIDE[v.dtype]
-    bits = which(size, ">", by[3])._operate(which(size, ">", by[3]), which(size, "<", most), "and_")
-    return bits.new(types.boolean, bits.builder.icmp_signed("==", bits.llvm, bits.like((1 << WIDTH) - 1).llvm))
+    size, least = v.math("fabs").llvm, spread(by[3], v.kind).llvm
+    above = v.builder.fcmp_ordered(">", size, least)
+    below = v.builder.fcmp_ordered("<", size, v.like(1 / WIDE[v.dtype]).llvm)
+    bits = ir.IntType(v.kind.count)
+    all_of_them = v.builder.bitcast(v.builder.and_(above, below), bits)
+    return v.new(types.boolean, v.builder.icmp_unsigned("==", all_of_them, bits(-1)))
 
 
 @staged(_first)
 def times_reciprocal(v, by):
-    q = fma(v, by[1], v * by[2])
-    return fma(fma(-q, by[0], v), by[1], q)
+    t, inverse, rest = [spread(number, v.kind) for number in by[:3]]
+    q = fma(v, inverse, v * rest)
+    return fma(fma(-q, t, v), inverse, q)
 
 
 @staged(_first)
-def over(v, by):
-    return v / by[0]
+def divided(v, by):
+    return v / spread(by[0], v.kind)
 
 
 @jit
 def quotient(v, by):
-    return times_reciprocal(v, by) if are_moderate(v, by) else over(v, by)
+    return times_reciprocal(v, by) if are_moderate(v, by) else divided(v, by)
 
 
 # ---- a row ----
@@ -93,50 +99,91 @@ def plus(v, bias):
 
 
 @staged(_first)
-def kept(v, bytes_):
-    truth = v.builder.icmp_unsigned("!=", bytes_.llvm, bytes_.like(0).llvm)
+def kept(v, mask):
+    truth = v.builder.icmp_unsigned("!=", mask.llvm, mask.like(0).llvm)
     return v.new(v.kind, v.builder.select(truth, v.llvm, v.like(-np.inf).llvm))
 
 
+def loader(rest):
+    """As many lanes as v has; the first k of them from p[i]."""
+
+    @staged(lambda p, i, k, v: Lanes(p.dtype, v.count))
+    def load_like(p, i, k, v):
+        return load_first(p, i, k, rest, v.kind.count)
+
+    return load_like
+
+
+load_or_nothing, load_or_zero = loader(-np.inf), loader(0)
+
+
 @jit
-def bring_lanes(x, z, i, k, by, bias, mask, how):
-    """Elements i .. i + k - 1 from x into z, and what they became; -inf in the other lanes."""
-    v = load_part(x, i, k)
+def bring_lanes(x, z, i, k, by, bias, mask, how, most):
+    """Elements i .. i + k - 1 from x into z, as many at most as `most` has lanes: the maxima so far."""
+    v = load_or_nothing(x, i, k, most)
     if how & DIVIDE:
         v = quotient(v, by)
     if how & BIAS:
-        v = plus(v, load_part_or_zero(bias, i, k))
+        v = plus(v, load_or_zero(bias, i, k, v))
     if how & MASK:
-        v = kept(v, load_part_or_zero(mask, i, k))
+        v = kept(v, load_or_zero(mask, i, k, v))
     store_part(z, i, k, v)
-    return v
+    return maximum(v, most)
+
+
+@staged(lambda p: Lanes(p.dtype, STEP // p.dtype.bitwidth))
+def no_maxima(p):
+    lanes = Lanes(p.dtype, STEP // p.dtype.bitwidth)
+    return p.new(lanes, None).like(-np.inf)
+
+
+@staged(lambda *_: types.intp)
+def lanes_of(v):
+    return v.new(types.intp, ir.IntType(64)(v.kind.count))
+
+
+larger_of = staged(_first)(larger)
+
+
+@staged(lambda *_: types.void)
+def fetch(x, z, i):
+    """What will be read and written soon."""
+    flags = [ir.IntType(32)(n) for n in (3, 1)]
+    for p, write, ahead in ((x, 0, 4096), (z, 1, 1024)):
+        for line in range(0, STEP // 8, 64):
+            address = p.builder.gep(p.llvm, [(i + (ahead + line) * 8 // p.dtype.bitwidth).llvm])
+            address = p.builder.bitcast(address, ir.IntType(8).as_pointer())
+            p.call("llvm.prefetch.p0", types.void, address, ir.IntType(32)(write), *flags)
 
 
 @jit
-def bring(x, z, n, by, bias, mask, how):
-    """A row from x into z, and its maximum, NaN left out."""
-    most = load_part(x, 0, 0)
-    i = 0
-    while i + WIDTH <= n:
-        most = maximum(bring_lanes(x, z, i, WIDTH, by, bias, mask, how), most)
+def bring(source, begin, end):
+    """A piece of a row to where it is worked on: its maximum, NaN left out."""
+    x, z, by, bias, mask, how = source
+    many, few = no_maxima(x), load_part(x, 0, 0)
+    step = lanes_of(many)
+    i = begin
+    while i + step <= end:
+        fetch(x, z, i)
+        many = bring_lanes(x, z, i, step, by, bias, mask, how, many)
+        i += step
+    while i < end:
+        few = bring_lanes(x, z, i, min(WIDTH, end - i), by, bias, mask, how, few)
         i += WIDTH
-    if i < n:
-        most = maximum(bring_lanes(x, z, i, n - i, by, bias, mask, how), most)
-    return fold_maximum(most)
+    return larger_of(fold_maximum(many), fold_maximum(few))
 
 
 @jit
-def is_nothing(z, n):
-    i = 0
-    while i < n and z[i] == -np.inf:
-        i += 1
-    return i == n
+def bring_part(source, begin, end):
+    return bring(source, begin, end), source[1]
 
 
 @jit
-def fill(y, n, value):
-    for i in range(n):
-        y[i] = rounded(value, y)
+def bring_part_alone(source, begin, end):
+    """The same, into the beginning of a tile."""
+    x, tile, by, bias, mask, how = source
+    z = advanced(tile, -begin)
+    return bring((x, z, by, bias, mask, how), begin, end), z
 
 
 # ---- some rows together ----
@@ -144,46 +191,73 @@ def fill(y, n, value):
 
 @jit
 def broadcast_to(array, o, i):
-    """The address of what belongs to a row, of an array whose lengths may be 1."""
+    """The address of what belongs to a row, in an array whose lengths may be 1."""
     return pointer_to(array, min(o, array.shape[0] - 1), min(i, array.shape[2] - 1))
 
 
 @jit
-def in_modified_rows(some_rows, reduces, x, y, temperature, bias, mask, how, empty, start, stop, together, log_n):
+def source_of(x, modifiers, o, i, z):
+    temperature, bias, mask, how, _ = modifiers
+    by = divisor(broadcast_to(temperature, o, i)[0], z)
+    return pointer_to(x, o, i), z, by, broadcast_to(bias, o, i), broadcast_to(mask, o, i), how
+
+
+@jit
+def fill_nothing(y, n, modifiers, narrow, wide, k):
+    """Row k, if it was -inf throughout: then there is no maximum, and no NaN either."""
+    how, empty = modifiers[3:]
+    if how & FILL and narrow[MAXIMUM * ROOM + k] == -np.inf and wide[TOTAL * ROOM + k] == wide[TOTAL * ROOM + k]:
+        for i in range(n):
+            y[i] = rounded(empty, y)
+
+
+@jit
+def in_modified_rows(of_known, read, reduces, x, y, modifiers, start, stop, together, log_n):
     """As the layouts in _numba_kernels, for rows whose elements are next to each other, also in bias, mask and, if it has
     them, y."""
-    n = x.shape[1]
+    n, y_pitch = x.shape[1], pitch_of(y, 2)
     tile = np.empty((1, together if reduces else 0, (n + 15) // 16 * 16 + 16), x.dtype)
-    nothing = np.zeros(WIDTH, np.bool_)
     p = pointer_to(x, 0, 0)
     narrow, wide = narrow_ledger(p), wide_ledger(p)
     clear(narrow, wide)
     for unit in range(start, stop):
         o, first, rows = place_of(unit, x.shape[2], together)
-        y_pitch = pitch_of(y, 2)
         q = z = pointer_to(y, o, first)
         z_pitch = y_pitch
         if reduces:
             z, z_pitch = pointer_to(tile, 0, 0), tile.shape[2]
         for k in range(rows):
-            i, row = first + k, advanced(z, k * z_pitch)
-            by = divisor(broadcast_to(temperature, o, i)[0], p)
-            b, m = broadcast_to(bias, o, i), broadcast_to(mask, o, i)
-            narrow[k] = bring(pointer_to(x, o, i), row, n, by, b, m, how)
-            nothing[k] = (how & FILL) != 0 and narrow[k] == -np.inf and is_nothing(row, n)
-        some_rows(z, z_pitch, q, y_pitch, rows, n, narrow, wide, log_n)
+            narrow[k] = bring(source_of(x, modifiers, o, first + k, advanced(z, k * z_pitch)), 0, n)
+        of_known(z, z_pitch, q, y_pitch, rows, n, narrow, wide, log_n)
         for k in range(rows):
-            if nothing[k]:
-                fill(advanced(q, k * y_pitch), n, empty)
+            fill_nothing(advanced(q, k * y_pitch), n, modifiers, narrow, wide, k)
+
+
+@jit
+def in_modified_long_rows(long_row, read, reduces, x, y, modifiers, start, stop, together, log_n):
+    """The same for rows longer than a block, each by one thread."""
+    n = x.shape[1]
+    tile = np.empty((1, 1, BLOCK), x.dtype)
+    parts, claims = np.empty((4, (n + BLOCK - 1) // BLOCK)), np.empty(STEPS, np.intp)
+    p = pointer_to(x, 0, 0)
+    narrow, wide = narrow_ledger(p), wide_ledger(p)
+    clear(narrow, wide)
+    for unit in range(start, stop):
+        o, i, _ = place_of(unit, x.shape[2], 1)
+        claims[:] = 0
+        q = z = pointer_to(y, o, i)
+        if reduces:
+            z = pointer_to(tile, 0, 0)
+        long_row(read, source_of(x, modifiers, o, i, z), z, q, n, parts, claims, 0, narrow, wide, log_n)
+        fill_nothing(q, 0 if reduces else n, modifiers, narrow, wide, 0)
 
 
 def kernel(x, y, temperature, bias, mask, how, empty, claims, share, units, together):
     """Claims `share` units after `share` units, until there are no more."""
-    log_n = LOG_N(x.shape[1])
-    start = added(claims, 0, share)
+    modifiers = temperature, bias, mask, how, empty
+    start, log_n = added(claims, 0, share), LOG_N(x.shape[1])
     while start < units:
-        stop = min(start + share, units)
-        in_modified_rows(WORK, REDUCES, x, y, temperature, bias, mask, how, empty, start, stop, together, log_n)
+        LAYOUT(WORK, READ, REDUCES, x, y, modifiers, start, min(start + share, units), together, log_n)
         start = added(claims, 0, share)
 
 
@@ -192,24 +266,28 @@ def leave_rows(*_):
     pass
 
 
-WORK, REDUCES, LOG_N = softmax_of_known, False, zero  # `compiled` puts others in their places
-SHORT = {
+LAYOUT, WORK, READ = in_modified_rows, softmax_of_known, bring_part  # `compiled` puts others in their places
+REDUCES, LOG_N = False, zero
+KNOWN = {
     "softmax": softmax_of_known,
     "log_softmax": log_softmax_of_known,
     "logsumexp": log_sum_exp_of_known,
     "logmeanexp": log_sum_exp_of_known,
     MODIFY: leave_rows,
 }
-LONG = LONG_GATHERED | {MODIFY: leave_rows}
 
 
-def compiled(op, long, dtype):
-    """The machine code of an operation on modified rows of float32 or float64, longer than a block or not."""
+LAYOUTS = {"modified": (in_modified_rows, KNOWN), "modified_long": (in_modified_long_rows, LONG)}
+
+
+def compiled(op, layout, dtype):
+    """The machine code of an operation on modified rows of float32 or float64."""
     number = types.float32 if dtype == np.float32 else types.float64
-    given = [types.Array(kind, 3, "A", readonly=True) for kind in (number, number, types.uint8)]
-    x, y = types.Array(number, 3, "A", readonly=True), types.Array(number, 3, "A")
+    x, *given = [types.Array(kind, 3, "A", readonly=True) for kind in (number, number, number, types.uint8)]
     counts = types.Array(types.intp, 1, "C"), types.intp, types.intp, types.intp
-    signature = x, y, *given, types.intp, types.float64, *counts
-    names = {"WORK": (LONG if long else SHORT)[op], "REDUCES": op in ROW_REDUCTIONS}
-    names["LOG_N"] = log_of_count if op == "logmeanexp" else zero
-    return compile_cached(kernel, f"{op}_modified{'_long' * long}", globals() | names, signature)
+    signature = x, types.Array(number, 3, "A"), *given, types.intp, types.float64, *counts
+    function, works = LAYOUTS[layout]
+    reduces = op in ROW_REDUCTIONS
+    names = {"LAYOUT": function, "WORK": works[op], "READ": bring_part_alone if reduces else bring_part}
+    names |= {"REDUCES": reduces, "LOG_N": log_of_count if op == "logmeanexp" else zero}
+    return compile_cached(kernel, f"{op}_{layout}", globals() | names, signature)

@@ -11,6 +11,8 @@ from . import LOG_PROB, LOSS_GRAD, ONE_A_ROW, ROW_MAPS, Array, Modifiers
 
 EXP, EXPM1 = "exp", "expm1"  # e^x and e^x - 1 for x <= 0: what run() does besides the ops of the backends
 Tile = tuple[slice, slice]
+#: What `modify_in_numpy` does, which see.
+Modify = Callable[[Array, Array, Array | None, Array | None, Array | None], None]
 
 
 def tiles(outer: int, n: int, inner: int, size: int) -> Iterator[Tile]:
@@ -24,9 +26,8 @@ def tiles(outer: int, n: int, inner: int, size: int) -> Iterator[Tile]:
 
 
 def run_modified(
-    run: Callable[[str, Array], Array], op: str, x: Array, y: Array, modifiers: Modifiers, todo: Iterable[Tile], modify=None
+    run: Callable[[str, Array], Array], op: str, x: Array, y: Array, modifiers: Modifiers, todo: Iterable[Tile], modify: Modify
 ) -> None:
-    modify = modify or modify_in_numpy
     """As Backend.run, for these tiles. run(op, z) gives the results of rows (rows, n), which may be in z itself."""
     rows_of_x = x.swapaxes(1, 2)
     modifiers = _rows_last(modifiers, x.shape)
@@ -101,7 +102,7 @@ def _rows_last(modifiers: Modifiers, shape: tuple[int, ...]) -> Modifiers:
     return modifiers._replace(**moved)
 
 
-def _modified(rows: Array, modifiers: Modifiers, tile: Tile, modify) -> Array:
+def _modified(rows: Array, modifiers: Modifiers, tile: Tile, modify: Modify) -> Array:
     """A new array of rows (outer, inner, n), which are that tile of the array, as Modifiers says."""
     n = rows.shape[2]
     whole = np.empty((*rows.shape[:2], n + (modifiers.sink is not None)), rows.dtype)
@@ -111,7 +112,7 @@ def _modified(rows: Array, modifiers: Modifiers, tile: Tile, modify) -> Array:
     )
     if modifiers.softcap:
         cap = z.dtype.type(modifiers.softcap)
-        modify_in_numpy(rows, z, temperature, None, None)
+        modify(rows, z, temperature, None, None)
         np.divide(z, cap, out=z)
         np.multiply(np.tanh(z, out=z), cap, out=z)
         rows, temperature = z, None
@@ -122,7 +123,7 @@ def _modified(rows: Array, modifiers: Modifiers, tile: Tile, modify) -> Array:
 
 
 def modify_in_numpy(rows: Array, z: Array, temperature: Array | None, bias: Array | None, where: Array | None) -> None:
-    """Rows, or z itself, divided, biased and masked, into z."""
+    """Rows (outer, inner, n), which may be z itself, divided by the temperature, biased and masked, into z."""
     if temperature is not None:
         np.divide(rows, temperature, out=z)
     elif rows is not z:

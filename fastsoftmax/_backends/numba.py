@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 PAUSE = 50e-6  # seconds
 GRAIN = 1 << 19  # bytes that are worth a thread: 50 to 100 µs of work, what it takes to wake one
 GATHERED = 1 << 26  # bytes of rows that are gathered at once, if these are not fewer than eight
-MODIFY = "modify"
+ONE_UP_TO = 64  # elements of rows that are modified as one
 TILE = 1 << 17  # elements that are modified at once
+TOGETHER = 4096  # elements of rows that are worked on together: so few that they stay in the first level of the cache
+MODIFY = "modify"  # rows modified, and no more
+HOW = 1, 2, 4, 8  # divided, biased, masked, empty ones filled
 # Rows that are worked on at once, if not one.
 STEP = {"gathered": 8, "gathered_long": 8, "turned": 16, "columns": 16, "columns_long": 16}
 
@@ -116,7 +119,10 @@ class NumbaBackend:
         _together(lambda: kernel(g, y, dx, claims, share), helpers)
 
     def _run_modified(self, op: str, x: Array, y: Array, threads: int, modifiers: Modifiers) -> None:
-        if self._on_the_way(op, x, y, threads, modifiers):
+        m = modifiers
+        if self._is_read_modified(op, x, y, threads, m):
+            y, empty = (y[:, np.newaxis], None) if op in ROW_REDUCTIONS else (y, m.empty)
+            self._read_modified(op, x, y, threads, m.temperature, m.bias, m.where, empty)
             return
         outer, n, inner = x.shape
         todo = deque(tiles(outer, n, inner, TILE))
@@ -127,13 +133,10 @@ class NumbaBackend:
             self.run(op, rows, results, len(rows), rows.shape[1], 1, threads if alone else 1)
             return results
 
-        def modify(rows: Array, z: Array, temperature: Array | None, bias: Array | None, where: Array | None) -> None:
-            if rows.strides[2] != rows.itemsize:
-                z[...] = rows
-                rows = z
-            bias, where = (a if a is None else np.ascontiguousarray(a) for a in (bias, where))
-            given = [a if a is None else a.swapaxes(1, 2) for a in (temperature, bias, where)]
-            self._modify(MODIFY, rows.swapaxes(1, 2), z.swapaxes(1, 2), threads if alone else 1, *given)
+        def modify(rows: Array, z: Array, *given: Array | None) -> None:
+            x, y, *others = (a if a is None else a.swapaxes(1, 2) for a in _in_lines(rows, z, *given))
+            assert x is not None and y is not None
+            self._read_modified(MODIFY, x, y, threads if alone else 1, *others)
 
         def some() -> Iterator[Tile]:
             with contextlib.suppress(IndexError):
@@ -143,58 +146,46 @@ class NumbaBackend:
         helpers = 0 if alone else min(threads, len(todo)) - 1
         _together(lambda: run_modified(run, op, x, y, modifiers, some(), modify), helpers)
 
-    def _on_the_way(self, op: str, x: Array, y: Array, threads: int, modifiers: Modifiers) -> bool:
-        """Whether rows could be modified where they are read."""
-        temperature, softcap, bias, where, sink, empty, lse, target = modifiers[:8]
+    def _is_read_modified(self, op: str, x: Array, y: Array, threads: int, m: Modifiers) -> bool:
+        """Whether rows are modified as they are read: not if they are short, or so few that threads must share them."""
         n = x.shape[1]
-        if softcap or not (sink is lse is target is None) or n <= self._kernels.SHORT:
+        if m.softcap or not (m.sink is m.lse is m.target is None) or n <= self._kernels.SHORT:
             return False
         if n > self._kernels.BLOCK and x.shape[0] * x.shape[2] < threads:
             return False
-        arrays = (x, bias, where) if op in ROW_REDUCTIONS else (x, y, bias, where)
-        if any(a is not None and (a.strides[1] != a.itemsize or a.shape[1] != n) for a in arrays):
-            return False
-        if op in ROW_REDUCTIONS:
-            y = y[:, np.newaxis]
-            empty = None
-        self._modify(op, x, y, threads, temperature, bias, where, empty)
-        return True
+        as_long = [x, *([] if op in ROW_REDUCTIONS else [y]), *(a for a in (m.bias, m.where) if a is not None)]
+        return all(a.strides[1] == a.itemsize and a.shape[1] == n for a in as_long)
 
-    def _modify(
+    def _read_modified(
         self,
         op: str,
         x: Array,
         y: Array,
         threads: int,
-        temperature: Array | None,
-        bias: Array | None,
-        where: Array | None,
+        temperature: Array | None = None,
+        bias: Array | None = None,
+        where: Array | None = None,
         empty: float | None = None,
     ) -> None:
-        """Run the op, or MODIFY alone, on rows whose elements are next to each other."""
-        given = temperature, bias, where, empty
-        how = sum(bit for bit, a in zip((1, 2, 4, 8), given, strict=True) if a is not None)
-        temperature, bias, where = (
-            default if a is None else a for a, default in zip(given, self._defaults(x.dtype), strict=False)
-        )
-        where = where.view(np.uint8)
+        """The op, or MODIFY, of rows whose elements are next to each other, as they are in bias and where."""
+        how = sum(bit for bit, a in zip(HOW, (temperature, bias, where, empty), strict=True) if a is not None)
+        one = _one(x.dtype)
+        arrays = x, y, *(one if a is None else a for a in (temperature, bias)), (_TRUE if where is None else where)
         if x.shape[2] == 1:
-            x, y, temperature, bias, where = x.T, y.T, temperature.T, bias.T, where.T
+            x, y, temperature, bias, where = (a.T for a in arrays)
+        else:
+            x, y, temperature, bias, where = arrays
         outer, n, inner = x.shape
-        long = n > self._kernels.BLOCK
-        together = 1 if long else max(1, min(16, 4096 // n))
+        long = op != MODIFY and n > self._kernels.BLOCK
+        together = 1 if long else min(self._kernels.WIDTH, max(1, TOGETHER // n), inner)
         helpers = max(0, min(threads, x.nbytes // GRAIN) - 1)
         if helpers:
             together = min(together, -(-outer * inner // (2 * threads)))
         units = outer * -(-inner // together)
         claims, share = np.zeros(1, np.intp), -(-units // (4 * threads)) if helpers else units
         kernel = self._compiled(op, "modified_long" if long else "modified", x.dtype)
-        arguments = x, y, temperature, bias, where, how, 0.0 if empty is None else empty, claims, share, units, together
-        _together(lambda: kernel(*arguments), helpers if units > 1 else 0)
-
-    @functools.cache
-    def _defaults(self, dtype):
-        return np.ones((1, 1, 1), dtype), np.zeros((1, 1, 1), dtype), np.ones((1, 1, 1), bool)
+        given = temperature, bias, where.view(np.uint8), how, empty or 0.0
+        _together(lambda: kernel(x, y, *given, claims, share, units, together), helpers if units > 1 else 0)
 
     def _layout(self, op: str, x: Array, y: Array) -> tuple[str, int]:
         """How the rows lie in memory, and how many to work on together."""
@@ -210,7 +201,7 @@ class NumbaBackend:
             layout = "gathered_long" if long else "gathered"
         most = x.shape[2]
         if layout == "rows":
-            most = max(1, 4096 // n)  # so few that they stay in the cache
+            most = max(1, TOGETHER // n)
         elif layout == "gathered_long":
             most = max(STEP[layout], GATHERED // (n * x.itemsize))
         return layout, min(kernels.LAYOUTS[layout][2], most)
@@ -221,16 +212,45 @@ class NumbaBackend:
         if key not in self._code:
             with _state.compiling:
                 if key not in self._code:
-                    if layout.startswith("modified"):
-                        from fastsoftmax._backends import _numba_modified
-                        self._code[key] = _numba_modified.compiled(op, layout == "modified_long", dtype)
-                    else:
-                        self._code[key] = self._kernels.compiled(op, layout, dtype)
+                    self._code[key] = self._maker(layout)(op, layout, dtype)
         return self._code[key]
+
+    def _maker(self, layout: str) -> Callable[..., Callable[..., bool | None]]:
+        if layout in self._kernels.LAYOUTS:
+            return self._kernels.compiled
+        from fastsoftmax._backends import _numba_modified
+
+        return _numba_modified.compiled
 
 
 def _shaped(a: Array, shape: tuple[int, ...]) -> Array:
     return a if a.shape == shape else a.reshape(shape)
+
+
+_TRUE = np.ones((1, 1, 1), np.bool_)
+
+
+@functools.cache
+def _one(dtype: np.dtype[Any]) -> Array:
+    return np.ones((1, 1, 1), dtype)
+
+
+def _in_lines(
+    rows: Array, z: Array, temperature: Array | None, bias: Array | None, where: Array | None
+) -> list[Array | None]:
+    """The same with elements next to each other; short rows that are all divided by one number as one row."""
+    if rows.strides[2] != rows.itemsize:
+        z[...] = rows
+        rows = z
+    outer, inner, n = rows.shape
+    as_one = n <= ONE_UP_TO and (temperature is None or temperature.size == 1)
+    as_one = as_one and rows.flags.c_contiguous and z.flags.c_contiguous
+    arrays: list[Array | None] = [rows, z, temperature]
+    for a in (bias, where):
+        if a is not None and (as_one or a.shape[2] != n or a.strides[2] != a.itemsize):
+            a = np.ascontiguousarray(np.broadcast_to(a, rows.shape if as_one else (*a.shape[:2], n)))
+        arrays.append(a)
+    return [a if a is None or a is temperature else a.reshape(1, 1, -1) for a in arrays] if as_one else arrays
 
 
 # ---- threads ----
