@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -33,11 +34,24 @@ def run_modified(
     modifiers = _rows_last(modifiers, x.shape)
     reduces = op in ONE_A_ROW
     rows_of_y = y if reduces else y.swapaxes(1, 2)
+    in_y = not reduces and modifiers.sink is None and rows_of_y.flags.c_contiguous
     tile_of = _loss_tile if op in (LOG_PROB, LOSS_GRAD) else _tile
+    room = np.empty(0, x.dtype)
     for tile in todo:
         with np.errstate(all="ignore"):
-            z = _modified(rows_of_x[tile], modifiers, tile, modify)
-            results = tile_of(run, op, z.reshape(-1, z.shape[2]), modifiers, tile).reshape(*z.shape[:2], -1)
+            rows = rows_of_x[tile]
+            if in_y:
+                z = rows_of_y[tile]
+            else:
+                shape = (*rows.shape[:2], rows.shape[2] + (modifiers.sink is not None))
+                room = room if room.size >= math.prod(shape) else np.empty(math.prod(shape), x.dtype)
+                z = room[: math.prod(shape)].reshape(shape)
+            _bring(rows, z, modifiers, tile, modify)
+            as_rows = z.reshape(-1, z.shape[2])
+            results = tile_of(run, op, as_rows, modifiers, tile)
+            if in_y and results is as_rows:
+                continue
+            results = results.reshape(*z.shape[:2], -1)
             rows_of_y[tile] = results[..., 0] if reduces else results[..., : x.shape[1]]
 
 
@@ -102,11 +116,9 @@ def _rows_last(modifiers: Modifiers, shape: tuple[int, ...]) -> Modifiers:
     return modifiers._replace(**moved)
 
 
-def _modified(rows: Array, modifiers: Modifiers, tile: Tile, modify: Modify) -> Array:
-    """A new array of rows (outer, inner, n), which are that tile of the array, as Modifiers says."""
-    n = rows.shape[2]
-    whole = np.empty((*rows.shape[:2], n + (modifiers.sink is not None)), rows.dtype)
-    z = whole[..., :n]
+def _bring(rows: Array, whole: Array, modifiers: Modifiers, tile: Tile, modify: Modify) -> None:
+    """Rows (outer, inner, n), which are that tile of the array, to where they are worked on, as Modifiers says."""
+    z = whole[..., : rows.shape[2]]
     temperature, bias, where = (
         a if a is None else a[tile] for a in (modifiers.temperature, modifiers.bias, modifiers.where)
     )
@@ -118,8 +130,7 @@ def _modified(rows: Array, modifiers: Modifiers, tile: Tile, modify: Modify) -> 
         rows, temperature = z, None
     modify(rows, z, temperature, bias, where)
     if modifiers.sink is not None:
-        whole[..., n:] = modifiers.sink[tile]
-    return whole
+        whole[..., -1] = modifiers.sink[tile][..., 0]
 
 
 def modify_in_numpy(rows: Array, z: Array, temperature: Array | None, bias: Array | None, where: Array | None) -> None:

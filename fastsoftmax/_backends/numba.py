@@ -36,8 +36,6 @@ GATHERED = 1 << 26  # bytes of rows that are gathered at once, if these are not 
 ONE_UP_TO = 64  # elements of rows that are modified as one
 TILE = 1 << 17  # elements that are modified at once
 TOGETHER = 4096  # elements of rows that are worked on together: so few that they stay in the first level of the cache
-MODIFY = "modify"  # rows modified, and no more
-HOW = 1, 2, 4, 8  # divided, biased, masked, empty ones filled
 # Rows that are worked on at once, if not one.
 STEP = {"gathered": 8, "gathered_long": 8, "turned": 16, "columns": 16, "columns_long": 16}
 
@@ -49,17 +47,17 @@ def available() -> tuple[str, ...]:
 
 def load(name: str) -> NumbaBackend:
     """The backend called `name`. Imports Numba; machine code is made (or read from Numba's cache) when first needed."""
-    from fastsoftmax._backends import _numba_kernels
+    from fastsoftmax._backends import _numba_kernels, _numba_modified
 
-    return NumbaBackend(name, _numba_kernels)
+    return NumbaBackend(name, _numba_kernels, _numba_modified)
 
 
 class NumbaBackend:
     """See Backend in fastsoftmax._backends for what is promised."""
 
-    def __init__(self, name: str, kernels: ModuleType) -> None:
+    def __init__(self, name: str, kernels: ModuleType, modified: ModuleType) -> None:
         self.name = name
-        self._kernels = kernels
+        self._kernels, self._modified = kernels, modified
         self._code: dict[tuple[str, str, str], Callable[..., bool | None]] = {}
 
     def run(
@@ -136,7 +134,7 @@ class NumbaBackend:
         def modify(rows: Array, z: Array, *given: Array | None) -> None:
             x, y, *others = (a if a is None else a.swapaxes(1, 2) for a in _in_lines(rows, z, *given))
             assert x is not None and y is not None
-            self._read_modified(MODIFY, x, y, threads if alone else 1, *others)
+            self._read_modified(self._modified.MODIFY, x, y, threads if alone else 1, *others)
 
         def some() -> Iterator[Tile]:
             with contextlib.suppress(IndexError):
@@ -168,7 +166,7 @@ class NumbaBackend:
         empty: float | None = None,
     ) -> None:
         """The op, or MODIFY, of rows whose elements are next to each other, as they are in bias and where."""
-        how = sum(bit for bit, a in zip(HOW, (temperature, bias, where, empty), strict=True) if a is not None)
+        how = sum(bit for bit, a in zip(self._modified.HOW, (temperature, bias, where, empty), strict=True) if a is not None)
         one = _one(x.dtype)
         arrays = x, y, *(one if a is None else a for a in (temperature, bias)), (_TRUE if where is None else where)
         if x.shape[2] == 1:
@@ -176,7 +174,7 @@ class NumbaBackend:
         else:
             x, y, temperature, bias, where = arrays
         outer, n, inner = x.shape
-        long = op != MODIFY and n > self._kernels.BLOCK
+        long = op != self._modified.MODIFY and n > self._kernels.BLOCK
         together = 1 if long else min(self._kernels.WIDTH, max(1, TOGETHER // n), inner)
         helpers = max(0, min(threads, x.nbytes // GRAIN) - 1)
         if helpers:
@@ -212,15 +210,9 @@ class NumbaBackend:
         if key not in self._code:
             with _state.compiling:
                 if key not in self._code:
-                    self._code[key] = self._maker(layout)(op, layout, dtype)
+                    module = self._kernels if layout in self._kernels.LAYOUTS else self._modified
+                    self._code[key] = module.compiled(op, layout, dtype)
         return self._code[key]
-
-    def _maker(self, layout: str) -> Callable[..., Callable[..., bool | None]]:
-        if layout in self._kernels.LAYOUTS:
-            return self._kernels.compiled
-        from fastsoftmax._backends import _numba_modified
-
-        return _numba_modified.compiled
 
 
 def _shaped(a: Array, shape: tuple[int, ...]) -> Array:
