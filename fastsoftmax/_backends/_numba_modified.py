@@ -1,9 +1,10 @@
 # What is jitted or staged is not Python to a type checker: Numba types it, from the arguments.
 # mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: check-untyped-defs=False
-"""Rows that are divided, biased and masked on their way to where they are worked on: y, or a tile where there is no room.
+"""Rows that are divided, biased and masked on their way to where they are worked on: a map's y, or else a tile.
 
-That pass finds their maxima, too, in place of the one that does nothing else.
+That pass finds their maxima, too, in place of the one that does nothing else. Lost: a pass over all that is modified,
+then the kernels for rows as they are: 1.4 to 1.6 times the time without modifiers, not 1.25.
 """
 
 from __future__ import annotations
@@ -210,7 +211,7 @@ def fill_nothing(y, n, modifiers, narrow, wide, k):
 
 @jit
 def in_modified_rows(of_known, _, reduces, x, y, modifiers, start, stop, together, log_n):
-    """Like the layouts in _numba_kernels: rows whose elements are next to each other, also in bias, mask and a map's y."""
+    """Like the layouts in _numba_kernels: rows whose elements are next to each other, as in bias, mask and a map's y."""
     n, y_pitch = x.shape[1], pitch_of(y, 2)
     tile = np.empty((1, together if reduces else 0, (n + 15) // 16 * 16 + 16), x.dtype)
     p = pointer_to(x, 0, 0)

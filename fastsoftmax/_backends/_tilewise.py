@@ -27,7 +27,13 @@ def tiles(outer: int, n: int, inner: int, size: int) -> Iterator[Tile]:
 
 
 def run_modified(
-    run: Callable[[str, Array], Array], op: str, x: Array, y: Array, modifiers: Modifiers, todo: Iterable[Tile], modify: Modify
+    run: Callable[[str, Array], Array],
+    op: str,
+    x: Array,
+    y: Array,
+    modifiers: Modifiers,
+    todo: Iterable[Tile],
+    modify: Modify,
 ) -> None:
     """As Backend.run, for these tiles. run(op, z) gives the results of rows (rows, n), which may be in z itself."""
     rows_of_x = x.swapaxes(1, 2)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 PAUSE = 50e-6  # seconds
 GRAIN = 1 << 19  # bytes that are worth a thread: 50 to 100 µs of work, what it takes to wake one
 GATHERED = 1 << 26  # bytes of rows that are gathered at once, if these are not fewer than eight
-ONE_UP_TO = 64  # elements of rows that are modified as one
+ONE_UP_TO = 64  # elements of rows that are modified as one, if they may be
 TILE = 1 << 17  # elements that are modified at once
 TOGETHER = 4096  # elements of rows that are worked on together: so few that they stay in the first level of the cache
 # Rows that are worked on at once, if not one.
@@ -166,13 +166,13 @@ class NumbaBackend:
         empty: float | None = None,
     ) -> None:
         """The op, or MODIFY, of rows whose elements are next to each other, as they are in bias and where."""
-        how = sum(bit for bit, a in zip(self._modified.HOW, (temperature, bias, where, empty), strict=True) if a is not None)
-        one = _one(x.dtype)
-        arrays = x, y, *(one if a is None else a for a in (temperature, bias)), (_TRUE if where is None else where)
-        if x.shape[2] == 1:
-            x, y, temperature, bias, where = (a.T for a in arrays)
-        else:
-            x, y, temperature, bias, where = arrays
+        asked = temperature, bias, where, empty
+        how = sum(bit for bit, a in zip(self._modified.HOW, asked, strict=True) if a is not None)
+        one, masks = _one(x.dtype), _TRUE if where is None else where.view(np.uint8)
+        arrays = x, y, one if temperature is None else temperature, one if bias is None else bias, masks
+        if x.shape[2] == 1:  # rows with one outer index are worked on together
+            arrays = x.T, y.T, arrays[2].T, arrays[3].T, masks.T
+        x = arrays[0]
         outer, n, inner = x.shape
         long = op != self._modified.MODIFY and n > self._kernels.BLOCK
         together = 1 if long else min(self._kernels.WIDTH, max(1, TOGETHER // n), inner)
@@ -182,8 +182,8 @@ class NumbaBackend:
         units = outer * -(-inner // together)
         claims, share = np.zeros(1, np.intp), -(-units // (4 * threads)) if helpers else units
         kernel = self._compiled(op, "modified_long" if long else "modified", x.dtype)
-        given = temperature, bias, where.view(np.uint8), how, empty or 0.0
-        _together(lambda: kernel(x, y, *given, claims, share, units, together), helpers if units > 1 else 0)
+        numbers = how, empty or 0.0, claims, share, units, together
+        _together(lambda: kernel(*arrays, *numbers), helpers if units > 1 else 0)
 
     def _layout(self, op: str, x: Array, y: Array) -> tuple[str, int]:
         """How the rows lie in memory, and how many to work on together."""
@@ -219,7 +219,7 @@ def _shaped(a: Array, shape: tuple[int, ...]) -> Array:
     return a if a.shape == shape else a.reshape(shape)
 
 
-_TRUE = np.ones((1, 1, 1), np.bool_)
+_TRUE = np.ones((1, 1, 1), np.uint8)
 
 
 @functools.cache
@@ -234,7 +234,7 @@ def _in_lines(
     if rows.strides[2] != rows.itemsize:
         z[...] = rows
         rows = z
-    outer, inner, n = rows.shape
+    n = rows.shape[2]
     as_one = n <= ONE_UP_TO and (temperature is None or temperature.size == 1)
     as_one = as_one and rows.flags.c_contiguous and z.flags.c_contiguous
     arrays: list[Array | None] = [rows, z, temperature]
