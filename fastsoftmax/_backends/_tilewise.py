@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from . import LOG_PROB, LOSS_GRAD, ONE_A_ROW, ROW_MAPS, Array, Modifiers
 
 EXP, EXPM1 = "exp", "expm1"  # e^x and e^x - 1 for x <= 0: what run() does besides the ops of the backends
+SHORT = 64  # elements of rows whose maxima NumPy finds up to eight times as fast column by column
 Tile = tuple[slice, slice]
 #: What `modify_in_numpy` does, which see.
 Modify = Callable[[Array, Array, Array | None, Array | None, Array | None], None]
@@ -65,7 +67,8 @@ def _tile(run: Callable[[str, Array], Array], op: str, rows: Array, modifiers: M
     """The results of a tile."""
     empty = None
     if op in ROW_MAPS and modifiers.empty is not None:
-        empty = np.maximum.reduce(rows, axis=1) == -np.inf
+        short = rows.shape[1] <= SHORT
+        empty = (functools.reduce(np.maximum, rows.T) if short else np.maximum.reduce(rows, axis=1)) == -np.inf
     _put(modifiers.lse, tile, lambda: run("logsumexp", rows))
     values = run(op, rows)
     if empty is not None:

@@ -235,6 +235,8 @@ def _in_lines(
         z[...] = rows
         rows = z
     n = rows.shape[2]
+    if temperature is not None and not any(temperature.strides[:2]):
+        temperature = temperature[:1, :1]
     as_one = n <= ONE_UP_TO and (temperature is None or temperature.size == 1)
     as_one = as_one and rows.flags.c_contiguous and z.flags.c_contiguous
     arrays: list[Array | None] = [rows, z, temperature]
