@@ -211,7 +211,7 @@ def fill_nothing(y, n, modifiers, narrow, wide, k):
 
 @jit
 def in_modified_rows(of_known, _, reduces, x, y, modifiers, start, stop, together, log_n):
-    """Like the layouts in _numba_kernels: rows whose elements are next to each other, as in bias, mask and a map's y."""
+    """Like the layouts in _numba_kernels: rows whose elements are next to each other, as in bias, mask and y."""
     n, y_pitch = x.shape[1], pitch_of(y, 2)
     tile = np.empty((1, together if reduces else 0, (n + 15) // 16 * 16 + 16), x.dtype)
     p = pointer_to(x, 0, 0)

@@ -132,9 +132,9 @@ class NumbaBackend:
             return results
 
         def modify(rows: Array, z: Array, *given: Array | None) -> None:
-            x, y, *others = (a if a is None else a.swapaxes(1, 2) for a in _in_lines(rows, z, *given))
+            x, y, temperature, bias, where = (a if a is None else a.swapaxes(1, 2) for a in _in_lines(rows, z, *given))
             assert x is not None and y is not None
-            self._read_modified(self._modified.MODIFY, x, y, threads if alone else 1, *others)
+            self._read_modified(self._modified.MODIFY, x, y, threads if alone else 1, temperature, bias, where)
 
         def some() -> Iterator[Tile]:
             with contextlib.suppress(IndexError):
