@@ -34,6 +34,7 @@ from fastsoftmax._backends._numba_lanes import (
 from fastsoftmax._backends._numba_parts import (
     STEPS,
     alone,
+    as_it_is,
     long_log_softmax,
     long_log_softmax_strip,
     long_log_sum_exp,
@@ -223,7 +224,7 @@ def long_kernel(x, y, parts, claims, share):
     for i in range(first, first + rows):
         row = i % rows
         p, q = row_pointer(x, row), row_pointer(y, row)
-        done = WORK(p, q, n, parts[row], claims, STEPS * row, narrow, wide, log_n) and done
+        done = WORK(as_it_is, p, p, q, n, parts[row], claims, STEPS * row, narrow, wide, log_n) and done
     return done
 
 

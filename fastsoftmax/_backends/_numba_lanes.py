@@ -274,7 +274,7 @@ def load_first(p, index, count, rest, lanes=WIDTH):
     integers, kind = Lanes(types.int32, lanes), Lanes(p.dtype, lanes)
     numbers = ir.Constant(p.context.get_value_type(integers), list(range(lanes)))
     mask = p.builder.icmp_signed("<", numbers, spread(count.cast(types.int32), integers).llvm)
-    name = f"llvm.masked.load.v{lanes}f{p.dtype.bitwidth}.p0"
+    name = f"llvm.masked.load.v{lanes}{'f' if p.dtype in FORMATS else 'i'}{p.dtype.bitwidth}.p0"
     rest = p.new(kind, None).like(rest).llvm
     return p.call(name, kind, address, alignment, mask, rest)
 
@@ -339,7 +339,7 @@ def stack(size, dtype=None):
 
 load = staged(_lanes)(lambda p, index: load_lanes(p, index))
 load_part = staged(_lanes)(lambda p, index, count: load_first(p, index, count, -np.inf))
-load_part_or_zero = staged(_lanes)(lambda p, index, count: load_first(p, index, count, 0.0))
+load_part_or_zero = staged(_lanes)(lambda p, index, count: load_first(p, index, count, 0))
 store = staged(lambda *_: types.void)(store_lanes)
 store_part = staged(lambda *_: types.void)(store_first)
 maximum = staged(_first)(larger)

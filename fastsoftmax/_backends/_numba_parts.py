@@ -69,12 +69,18 @@ def begun(claims, slot, parts):
 
 
 @jit
-def sum_parts(near, far, x, y, n, parts, claims, slot):
-    """Whether all are summed."""
+def as_it_is(x, begin, end):
+    """The maximum of a part, and what its elements are counted from."""
+    return largest(x, begin, end), x
+
+
+@jit
+def sum_parts(read, source, near, far, y, n, parts, claims, slot):
+    """Whether all are summed. read(source, begin, end) is like `as_it_is`."""
     i = added(claims, slot, 1)
     while i < parts.shape[1]:
         begin, end = span(i, n)
-        m = largest(x, begin, end)
+        m, x = read(source, begin, end)
         parts[0, i] = m
         parts[1, i], parts[2, i], parts[3, i] = block_sum(near, far, x, y, begin, end, m)
         added(claims, slot + 1, 1)
@@ -118,14 +124,14 @@ def scale_part(y, begin, end, narrow, m):
         map_lanes(scaled_part, y, y, begin, end, in_lanes(scales))
 
 
-# ---- a row: whether all of it is done or being done ----
+# ---- a row, which `read` brings from its source to x: whether all of it is done or being done ----
 
 
 @jit
-def long_softmax(x, y, n, parts, claims, slot, narrow, wide, _):
+def long_softmax(read, source, x, y, n, parts, claims, slot, narrow, wide, _):
     if begun(claims, slot, parts):
         return True
-    if not sum_parts(store_near, store_far, x, y, n, parts, claims, slot):
+    if not sum_parts(read, source, store_near, store_far, y, n, parts, claims, slot):
         return False
     join(x, parts, narrow, wide, 0)
     close_softmax(narrow, wide, 0)
@@ -137,10 +143,10 @@ def long_softmax(x, y, n, parts, claims, slot, narrow, wide, _):
 
 
 @jit
-def long_log_softmax(x, y, n, parts, claims, slot, narrow, wide, _):
+def long_log_softmax(read, source, x, y, n, parts, claims, slot, narrow, wide, _):
     if begun(claims, slot, parts):
         return True
-    if not sum_parts(mask_near, mask_far, x, x, n, parts, claims, slot):
+    if not sum_parts(read, source, mask_near, mask_far, y, n, parts, claims, slot):
         return False
     join(x, parts, narrow, wide, 0)
     close_log_softmax(narrow, wide, 0)
@@ -152,10 +158,10 @@ def long_log_softmax(x, y, n, parts, claims, slot, narrow, wide, _):
 
 
 @jit
-def long_log_sum_exp(x, y, n, parts, claims, slot, narrow, wide, log_n):
+def long_log_sum_exp(read, source, x, y, n, parts, claims, slot, narrow, wide, log_n):
     if seen(claims, slot + 2) > 0:
         return True
-    if not sum_parts(mask_near, mask_far, x, x, n, parts, claims, slot):
+    if not sum_parts(read, source, mask_near, mask_far, y, n, parts, claims, slot):
         return False
     if added(claims, slot + 2, 1) == 0:
         join(x, parts, narrow, wide, 0)
@@ -222,6 +228,7 @@ def alone(long_row):
         parts, claims = np.empty((4, (n + BLOCK - 1) // BLOCK)), np.empty(STEPS, np.intp)
         for k in range(rows):
             claims[:] = 0
-            long_row(advanced(x, k * x_pitch), advanced(y, k * y_pitch), n, parts, claims, 0, narrow, wide, log_n)
+            p, q = advanced(x, k * x_pitch), advanced(y, k * y_pitch)
+            long_row(as_it_is, p, p, q, n, parts, claims, 0, narrow, wide, log_n)
 
     return rows_alone

@@ -217,8 +217,8 @@ def maxima(x, pitch, rows, n, narrow):
 
 
 @jit
-def softmax_rows(x, x_pitch, y, y_pitch, rows, n, narrow, wide, _):
-    maxima(x, x_pitch, rows, n, narrow)
+def softmax_of_known(x, x_pitch, y, y_pitch, rows, n, narrow, wide, _):
+    """Of rows whose maxima are in the ledger."""
     for k in range(rows):
         p, q = advanced(x, k * x_pitch), advanced(y, k * y_pitch)
         enter(wide, k, *block_sum(store_near, store_far, p, q, 0, n, narrow[k]))
@@ -228,24 +228,39 @@ def softmax_rows(x, x_pitch, y, y_pitch, rows, n, narrow, wide, _):
 
 
 @jit
-def log_sums(x, pitch, rows, n, narrow, wide):
-    maxima(x, pitch, rows, n, narrow)
+def log_sums_of_known(x, pitch, rows, n, narrow, wide):
     for k in range(rows):
         p = advanced(x, k * pitch)
         enter(wide, k, *block_sum(mask_near, mask_far, p, p, 0, n, narrow[k]))
 
 
 @jit
-def log_softmax_rows(x, x_pitch, y, y_pitch, rows, n, narrow, wide, _):
-    log_sums(x, x_pitch, rows, n, narrow, wide)
+def log_softmax_of_known(x, x_pitch, y, y_pitch, rows, n, narrow, wide, _):
+    log_sums_of_known(x, x_pitch, rows, n, narrow, wide)
     close_log_softmax(narrow, wide, 0)
     for k in range(rows):
         lower(advanced(x, k * x_pitch), advanced(y, k * y_pitch), 0, n, narrow, k)
 
 
 @jit
-def log_sum_exp_rows(x, x_pitch, y, y_pitch, rows, n, narrow, wide, log_n):
-    log_sums(x, x_pitch, rows, n, narrow, wide)
+def log_sum_exp_of_known(x, x_pitch, y, y_pitch, rows, n, narrow, wide, log_n):
+    log_sums_of_known(x, x_pitch, rows, n, narrow, wide)
     close_log_sum_exp(narrow, wide, 0, log_n)
     for k in range(rows):
         y[k * y_pitch] = narrow[HIGH * ROOM + k]
+
+
+def after_maxima(of_known):
+    """Of rows whose maxima are to be found first."""
+
+    @jit
+    def some_rows(x, x_pitch, y, y_pitch, rows, n, narrow, wide, log_n):
+        maxima(x, x_pitch, rows, n, narrow)
+        of_known(x, x_pitch, y, y_pitch, rows, n, narrow, wide, log_n)
+
+    return some_rows
+
+
+softmax_rows = after_maxima(softmax_of_known)
+log_softmax_rows = after_maxima(log_softmax_of_known)
+log_sum_exp_rows = after_maxima(log_sum_exp_of_known)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import importlib.util
 import os
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 PAUSE = 50e-6  # seconds
 GRAIN = 1 << 19  # bytes that are worth a thread: 50 to 100 µs of work, what it takes to wake one
 GATHERED = 1 << 26  # bytes of rows that are gathered at once, if these are not fewer than eight
+ONE_UP_TO = 64  # elements of rows that are modified as one, if they may be
 TILE = 1 << 17  # elements that are modified at once
+TOGETHER = 4096  # elements of rows that are worked on together: so few that they stay in the first level of the cache
 # Rows that are worked on at once, if not one.
 STEP = {"gathered": 8, "gathered_long": 8, "turned": 16, "columns": 16, "columns_long": 16}
 
@@ -67,17 +70,17 @@ def _in_subinterpreter() -> bool:
 def load(name: str) -> NumbaBackend:
     """The backend called `name`. Imports Numba; machine code is made (or read from Numba's cache) when first needed."""
     with _state.compiling:
-        from fastsoftmax._backends import _numba_kernels
+        from fastsoftmax._backends import _numba_kernels, _numba_modified
 
-    return NumbaBackend(name, _numba_kernels)
+    return NumbaBackend(name, _numba_kernels, _numba_modified)
 
 
 class NumbaBackend:
     """See Backend in fastsoftmax._backends for what is promised."""
 
-    def __init__(self, name: str, kernels: ModuleType) -> None:
+    def __init__(self, name: str, kernels: ModuleType, modified: ModuleType) -> None:
         self.name = name
-        self._kernels = kernels
+        self._kernels, self._modified = kernels, modified
         self._code: dict[tuple[str, str, str], Callable[..., bool | None]] = {}
 
     def run(
@@ -137,6 +140,11 @@ class NumbaBackend:
         _together(lambda: kernel(g, y, dx, claims, share), helpers)
 
     def _run_modified(self, op: str, x: Array, y: Array, threads: int, modifiers: Modifiers) -> None:
+        m = modifiers
+        if self._is_read_modified(op, x, y, threads, m):
+            y, empty = (y[:, np.newaxis], None) if op in ROW_REDUCTIONS else (y, m.empty)
+            self._read_modified(op, x, y, threads, m.temperature, m.bias, m.where, empty)
+            return
         outer, n, inner = x.shape
         todo = deque(tiles(outer, n, inner, TILE))
         alone = len(todo) == 1 or threads == 1
@@ -146,13 +154,59 @@ class NumbaBackend:
             self.run(op, rows, results, len(rows), rows.shape[1], 1, threads if alone else 1)
             return results
 
+        def modify(rows: Array, z: Array, *given: Array | None) -> None:
+            x, y, temperature, bias, where = (a if a is None else a.swapaxes(1, 2) for a in _in_lines(rows, z, *given))
+            assert x is not None and y is not None
+            self._read_modified(self._modified.MODIFY, x, y, threads if alone else 1, temperature, bias, where)
+
         def some() -> Iterator[Tile]:
             with contextlib.suppress(IndexError):
                 while True:
                     yield todo.popleft()
 
         helpers = 0 if alone else min(threads, len(todo)) - 1
-        _together(lambda: run_modified(run, op, x, y, modifiers, some()), helpers)
+        _together(lambda: run_modified(run, op, x, y, modifiers, some(), modify), helpers)
+
+    def _is_read_modified(self, op: str, x: Array, y: Array, threads: int, m: Modifiers) -> bool:
+        """Whether rows are modified as they are read: not if they are short, or so few that threads must share them."""
+        n = x.shape[1]
+        if m.softcap or not (m.sink is m.lse is m.target is None) or n <= self._kernels.SHORT:
+            return False
+        if n > self._kernels.BLOCK and x.shape[0] * x.shape[2] < threads:
+            return False
+        as_long = [x, *([] if op in ROW_REDUCTIONS else [y]), *(a for a in (m.bias, m.where) if a is not None)]
+        return all(a.strides[1] == a.itemsize and a.shape[1] == n for a in as_long)
+
+    def _read_modified(
+        self,
+        op: str,
+        x: Array,
+        y: Array,
+        threads: int,
+        temperature: Array | None = None,
+        bias: Array | None = None,
+        where: Array | None = None,
+        empty: float | None = None,
+    ) -> None:
+        """The op, or MODIFY, of rows whose elements are next to each other, as they are in bias and where."""
+        asked = temperature, bias, where, empty
+        how = sum(bit for bit, a in zip(self._modified.HOW, asked, strict=True) if a is not None)
+        one, masks = _one(x.dtype), _TRUE if where is None else where.view(np.uint8)
+        arrays = x, y, one if temperature is None else temperature, one if bias is None else bias, masks
+        if x.shape[2] == 1:  # rows with one outer index are worked on together
+            arrays = x.T, y.T, arrays[2].T, arrays[3].T, masks.T
+        x = arrays[0]
+        outer, n, inner = x.shape
+        long = op != self._modified.MODIFY and n > self._kernels.BLOCK
+        together = 1 if long else min(self._kernels.WIDTH, max(1, TOGETHER // n), inner)
+        helpers = max(0, min(threads, x.nbytes // GRAIN) - 1)
+        if helpers:
+            together = min(together, -(-outer * inner // (2 * threads)))
+        units = outer * -(-inner // together)
+        claims, share = np.zeros(1, np.intp), -(-units // (4 * threads)) if helpers else units
+        kernel = self._compiled(op, "modified_long" if long else "modified", x.dtype)
+        numbers = how, empty or 0.0, claims, share, units, together
+        _together(lambda: kernel(*arrays, *numbers), helpers if units > 1 else 0)
 
     def _layout(self, op: str, x: Array, y: Array) -> tuple[str, int]:
         """How the rows lie in memory, and how many to work on together."""
@@ -168,7 +222,7 @@ class NumbaBackend:
             layout = "gathered_long" if long else "gathered"
         most = x.shape[2]
         if layout == "rows":
-            most = max(1, 4096 // n)  # so few that they stay in the cache
+            most = max(1, TOGETHER // n)
         elif layout == "gathered_long":
             most = max(STEP[layout], GATHERED // (n * x.itemsize))
         return layout, min(kernels.LAYOUTS[layout][2], most)
@@ -179,12 +233,41 @@ class NumbaBackend:
         if key not in self._code:
             with _state.compiling:
                 if key not in self._code:
-                    self._code[key] = self._kernels.compiled(op, layout, dtype)
+                    module = self._kernels if layout in self._kernels.LAYOUTS else self._modified
+                    self._code[key] = module.compiled(op, layout, dtype)
         return self._code[key]
 
 
 def _shaped(a: Array, shape: tuple[int, ...]) -> Array:
     return a if a.shape == shape else a.reshape(shape)
+
+
+_TRUE = np.ones((1, 1, 1), np.uint8)
+
+
+@functools.cache
+def _one(dtype: np.dtype[Any]) -> Array:
+    return np.ones((1, 1, 1), dtype)
+
+
+def _in_lines(
+    rows: Array, z: Array, temperature: Array | None, bias: Array | None, where: Array | None
+) -> list[Array | None]:
+    """The same with elements next to each other; short rows that are all divided by one number as one row."""
+    if rows.strides[2] != rows.itemsize:
+        z[...] = rows
+        rows = z
+    n = rows.shape[2]
+    if temperature is not None and not any(temperature.strides[:2]):
+        temperature = temperature[:1, :1]
+    as_one = n <= ONE_UP_TO and (temperature is None or temperature.size == 1)
+    as_one = as_one and rows.flags.c_contiguous and z.flags.c_contiguous
+    arrays: list[Array | None] = [rows, z, temperature]
+    for a in (bias, where):
+        if a is not None and (as_one or a.shape[2] != n or a.strides[2] != a.itemsize):
+            a = np.ascontiguousarray(np.broadcast_to(a, rows.shape if as_one else (*a.shape[:2], n)))
+        arrays.append(a)
+    return [a if a is None or a is temperature else a.reshape(1, 1, -1) for a in arrays] if as_one else arrays
 
 
 # ---- threads ----

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ELEMENT_MAPS, Backend, Modifiers
-from ._tilewise import EXP, EXPM1, run_modified, tiles
+from ._tilewise import EXP, EXPM1, modify_in_numpy, run_modified, tiles
 
 Array = NDArray[Any]
 
@@ -184,7 +184,7 @@ class NumpyBackend:
         todo = tiles(outer, n, inner, TILE)
         with np.errstate(all="ignore"):
             if modifiers is not None:
-                run_modified(kernel, op, x, y, modifiers, todo)
+                run_modified(kernel, op, x, y, modifiers, todo, modify_in_numpy)
                 return
             rows_of_x = x.reshape(outer, n, inner).swapaxes(1, 2)
             rows_of_y = y.reshape(outer, -1, inner).swapaxes(1, 2)  # one column for the reductions
