@@ -213,10 +213,31 @@ TEMPLATE void sum_as(fsm_type type, bool modified, enum use use, struct batch *b
 #undef SUM
 }
 
+/* Each in a function of its own: sanitizers give every variable of all of them a place on the stack, which would overflow. */
+#define SUM_ROW(name, type, modified)                                                                         \
+    __attribute__((noinline)) static void name(enum use use, struct batch *b, struct batch *rest, size_t row, \
+                                               const struct input *in, T *y, size_t n) {                      \
+        sum_as(type, modified, use, b, rest, row, in, y, n);                                                  \
+    }
+SUM_ROW(sum_own, OWN_TYPE, false)
+SUM_ROW(sum_own_modified, OWN_TYPE, true)
+#if !FSM_DOUBLE
+SUM_ROW(sum_f16, FSM_F16, false)
+SUM_ROW(sum_f16_modified, FSM_F16, true)
+SUM_ROW(sum_bf16, FSM_BF16, false)
+SUM_ROW(sum_bf16_modified, FSM_BF16, true)
+#endif
+
 static void sum_row(fsm_type type, bool modified, enum use use, struct batch *b, struct batch *rest, size_t row,
                     const struct input *in, T *y, size_t n) {
     if (sums_both(use)) rest->max[row] = b->max[row], rest->shift[row] = b->shift[row], rest->base[row] = b->base[row];
-    AS_TYPE(sum_as, type, modified, use, b, rest, row, in, y, n);
+    if (type == OWN_TYPE) (modified ? sum_own_modified : sum_own)(use, b, rest, row, in, y, n);
+#if !FSM_DOUBLE
+    else if (type == FSM_F16)
+        (modified ? sum_f16_modified : sum_f16)(use, b, rest, row, in, y, n);
+    else
+        (modified ? sum_bf16_modified : sum_bf16)(use, b, rest, row, in, y, n);
+#endif
 }
 
 /* ---- A row that is read once: its base is guessed, its maximum found along with the terms ---- */
