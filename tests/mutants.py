@@ -84,7 +84,7 @@ class Workshop:
         (site / "mutants.pth").write_text(f"{self.tree}\n{sysconfig.get_paths()['purelib']}\n")
         self.python = self.venv / "bin" / "python"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FASTSOFTMAX_")}
-        self.environment = kept | {"PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": str(folder / "numba")}
+        self.environment = kept | {"NUMBA_CACHE_DIR": str(folder / "numba")}
         binding = self.tree / "fastsoftmax" / "_backends"
         options = {
             "SKBUILD": "ON",
