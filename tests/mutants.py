@@ -190,8 +190,8 @@ def try_one(shop: Workshop, mutant: Mutant, full: bool) -> tuple[bool, str, str 
     seconds = time.monotonic() - start
     if status == 0:
         return False, f"SURVIVED ({seconds:.0f} s)", None
-    if status == 5:
-        return False, "NO TEST WAS RUN", None
+    if status in (4, 5):
+        return False, "NO SUCH TEST", None
     how = "a time-out" if status is None else "a crash" if status < 0 else "failure"
     test = killer(status, log)
     return True, f"killed by {how} of {test} in {seconds:.0f} s", test
