@@ -14,7 +14,7 @@ from numpy.exceptions import AxisError
 from numpy.testing import assert_array_equal
 
 import fastsoftmax as fsm
-from fastsoftmax._backends import ELEMENT_MAPS, OPS, ROW_REDUCTIONS
+from fastsoftmax._backends import ELEMENT_MAPS, LOG_PROB, OPS, ROW_REDUCTIONS
 from fastsoftmax._dispatch import direct
 
 needs_c = pytest.mark.skipif(not BACKENDS[0].startswith("c-"), reason="only the C part has direct calls")
@@ -281,24 +281,12 @@ def test_gradients_of_other_shapes_dtypes_and_overlapping_results_are_left_alone
         assert vjp(*arguments) is None
 
 
-@every_dtype
-@needs_c
-@every_op
-def test_references_are_given_back(op, dtype):
-    """For taken and refused calls alike; a leaked array, tuple or dtype would show as one reference a call."""
-    x, out, bad = data((2, 3), dtype), np.zeros((2, 3), dtype), np.zeros((7, 7), dtype)
-    sums, f = np.zeros(2, dtype), direct[op]
-    held = [x, out, bad, sums, x.dtype, x.dtype.type, np.ndarray, np.empty, np.empty_like, None]
+def assert_nothing_is_kept(calls, held):
+    """A leaked array, scalar, tuple or dtype would show as one reference or block a call."""
     held = [o for o in held if sys.getrefcount(o) < 1 << 30]  # the others are immortal
 
     def count():
         return [sys.getrefcount(o) for o in held]
-
-    def calls():
-        for axis, y in itertools.product((None, 0, -1, 1 << 70, "0"), (None, out, sums, bad, x)):
-            f(x, axis, y)
-        f(x[::-1], -1, None)
-        f(np.zeros(600, dtype), -1, None)
 
     calls()
     before, blocks = count(), sys.getallocatedblocks()
@@ -306,6 +294,42 @@ def test_references_are_given_back(op, dtype):
         calls()
     assert max(abs(a - b) for a, b in zip(count(), before, strict=True)) < 50
     assert sys.getallocatedblocks() - blocks < 100
+
+
+@every_dtype
+@needs_c
+@every_op
+def test_references_are_given_back(op, dtype):
+    """For taken and refused calls alike."""
+    x, out, bad = data((2, 3), dtype), np.zeros((2, 3), dtype), np.zeros((7, 7), dtype)
+    direct[op](x, -1, None)  # which is made by its first call
+    sums, f = np.zeros(2, dtype), direct[op]
+
+    def calls():
+        for axis, y in itertools.product((None, 0, -1, 1 << 70, "0"), (None, out, sums, bad, x)):
+            f(x, axis, y)
+        f(x[::-1], -1, None)
+        f(np.zeros(600, dtype), -1, None)
+        for y in (None, out, bad) if op in ("softmax", "log_softmax") else ():
+            f(x, -1, y, None, 1.0, None, None, True)
+            direct[f"{op}_vjp"](x, x, -1, y)
+
+    assert_nothing_is_kept(
+        calls, [x, out, bad, sums, x.dtype, x.dtype.type, np.ndarray, np.empty, np.empty_like, None]
+    )
+
+
+@every_dtype
+@needs_c
+def test_references_are_given_back_by_losses(dtype):
+    x, out, bad, target = data((2, 3), dtype), np.zeros((2, 3), dtype), np.zeros((7, 7), dtype), np.zeros(2, np.int64)
+
+    def calls():
+        for reduction, gradient in itertools.product(range(4), (False, True, out, bad)):
+            direct[LOG_PROB](x, target, -1, -100, reduction, gradient)
+            direct[LOG_PROB](x[0], target[0, ...], -1, -100, reduction, gradient)
+
+    assert_nothing_is_kept(calls, [x, out, bad, target, x.dtype, x.dtype.type, np.ndarray, None])
 
 
 @needs_c

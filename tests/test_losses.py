@@ -375,6 +375,15 @@ def test_without_backend(dtype):
                 assert_same_bits(np.asarray(a), np.asarray(b))
 
 
+@pytest.mark.skipif(not BACKENDS[0].startswith("c-"), reason="the C part is not expected here")
+def test_sums_without_backend(dtype):
+    """Of so many rows that a plain sum has lost some bits."""
+    x, y, _, _ = random_rows(np.random.default_rng(6), (5000, 3), dtype)
+    for reduction in ("mean", "sum"):
+        want = fsm.cross_entropy(x, y, reduction=reduction, backend=BACKENDS[0])
+        assert_same_bits(np.asarray(fsm.cross_entropy(x, y, reduction=reduction)), np.asarray(want))
+
+
 # ---- values ----
 
 
@@ -764,6 +773,7 @@ def test_nothing_to_average(kind, dtype, backend):
             assert fsm.token_logprobs(x, y, backend=backend).shape == shape[:-1]
 
 
+@pytest.mark.parametrize("backend", [*BACKENDS, None])
 def test_all_ignored(dtype, backend):
     x, y = np.full((3, 4), nan, dtype), np.full(3, -100)
     for options in ({}, {"weight": [1, 2, 3, 4]}, {"label_smoothing": 0.1}, {"z_loss": 0.1}):
@@ -843,6 +853,7 @@ def test_overlapping(dtype, backend):
         assert_same_bits(place.copy(), grad)
 
 
+@pytest.mark.parametrize("backend", [*BACKENDS, None])
 def test_over_the_class_indices(dtype, backend):
     """The gradient goes where the indices are, and where the logits are, transposed."""
     rng = np.random.default_rng(13)

@@ -450,6 +450,10 @@ def test_in_place_and_over_the_operands(op, dtype, backend):
     want = MAPS[op](x[:-1], temperature=2, backend=backend)
     MAPS[op](x[:-1], temperature=2, out=x[1:], backend=backend)
     assert_same_bits(x[1:], want)
+    memory = np.random.default_rng(1).normal(0, 1, 41).astype(dtype)
+    want = MAPS[op](x[1:], bias=memory[:-1], backend=backend)
+    MAPS[op](x[1:], bias=memory[:-1], out=memory[1:], backend=backend)
+    assert_same_bits(memory[1:], want)
 
 
 def test_reductions_into_out(dtype, backend):
@@ -538,6 +542,7 @@ X = np.zeros((3, 4))
         ({"temperature": 1j}, TypeError, "temperature: dtype complex128 is not supported"),
         ({"temperature": None}, TypeError, "temperature: dtype object is not supported"),
         ({"where": np.ones(4)}, TypeError, "where: an array of bool expected .* not of float64"),
+        ({"where": np.ones(4, np.uint8)}, TypeError, "where: an array of bool expected .* not of uint8"),
         (
             {"where": np.ones((2, 4), bool)},
             ValueError,
