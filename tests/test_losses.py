@@ -619,6 +619,7 @@ OUT_OF_RANGE = [
 ]
 
 
+@pytest.mark.parametrize("backend", [*BACKENDS, None])
 @pytest.mark.parametrize(("kind", "value"), OUT_OF_RANGE)
 def test_targets_out_of_range(kind, value, backend):
     """Refused before anything is written, even where the value would be -100 in another type."""
