@@ -314,9 +314,7 @@ def test_references_are_given_back(op, dtype):
             f(x, -1, y, None, 1.0, None, None, True)
             direct[f"{op}_vjp"](x, x, -1, y)
 
-    assert_nothing_is_kept(
-        calls, [x, out, bad, sums, x.dtype, x.dtype.type, np.ndarray, np.empty, np.empty_like, None]
-    )
+    assert_nothing_is_kept(calls, [x, out, bad, sums, x.dtype, x.dtype.type, np.ndarray, np.empty, np.empty_like, None])
 
 
 @every_dtype
