@@ -221,13 +221,13 @@ fsm_status fsm_vjp(const fsm_isa *isa, fsm_op op, fsm_type type, const void *g, 
     if (!outer || !n || !inner) return FSM_OK;
     const ptrdiff_t in = (ptrdiff_t)inner, all = (ptrdiff_t)n * in, dense[9] = {all, in, 1, all, in, 1, all, in, 1};
     const ptrdiff_t *s = strides ? strides : dense;
-    struct back b = {.g = g, .g_outer = s[0], .g_row = s[1], .g_inner = s[2]};
+    struct back b = {.g = g, .g_outer = step_of(outer, s[0]), .g_row = s[1], .g_inner = step_of(inner, s[2])};
     b.job.kernels = fsm_kernels_of(isa, type);
     b.job.op = op, b.job.type = type;
     b.job.x = y, b.job.y = dx;
-    b.job.outer = (struct dim){outer, s[3], s[6]};
+    b.job.outer = (struct dim){outer, step_of(outer, s[3]), step_of(outer, s[6])};
     b.job.row = (struct dim){n, s[4], s[7]};
-    b.job.inner = (struct dim){inner, s[5], s[8]};
+    b.job.inner = (struct dim){inner, step_of(inner, s[5]), step_of(inner, s[8])};
     choose_inner(&b);
     const bool in_place = n == 1 || (b.g_row == 1 && b.job.row.x == 1 && b.job.row.y == 1);
     const bool columns = b.g_inner == 1 && b.job.inner.x == 1 && b.job.inner.y == 1 && b.job.inner.count >= SQUARE;

@@ -32,6 +32,9 @@ struct dim {
     ptrdiff_t x, y;
 };
 
+/* Nobody goes from one to the next where there is but one, and whatever the distance is, it might overflow. */
+static ptrdiff_t step_of(size_t count, ptrdiff_t stride) { return count > 1 ? stride : 0; }
+
 struct job {
     const struct fsm_kernels *kernels;
     fsm_op op;

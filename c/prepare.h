@@ -129,12 +129,12 @@ static struct fsm_modify how_of(const struct job *j, const struct source *s, siz
     const int along = j->swapped ? 0 : 2;
     return (struct fsm_modify){
         .temperature = s->temperature,
-        .temperature_pitch = m->temperature_strides[along / 2],
+        .temperature_pitch = step_of(j->inner.count, m->temperature_strides[along / 2]),
         .bias = m->bias ? at(s->bias, (ptrdiff_t)first, m->bias_type) : NULL,
         .bias_type = m->bias_type,
-        .bias_pitch = m->bias_strides[along],
+        .bias_pitch = step_of(j->inner.count, m->bias_strides[along]),
         .where = m->where ? s->where + first : NULL,
-        .where_pitch = m->where_strides[along],
+        .where_pitch = step_of(j->inner.count, m->where_strides[along]),
         .empty = m->empty,
     };
 }

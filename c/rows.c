@@ -170,9 +170,9 @@ fsm_status fsm_run_modified(const fsm_isa *isa, fsm_op op, fsm_type type, const 
     ptrdiff_t in = (ptrdiff_t)inner, row = (ptrdiff_t)n;
     ptrdiff_t dense[6] = {row * in, in, 1, one ? in : row * in, in, 1};
     const ptrdiff_t *s = strides ? strides : dense;
-    j.outer = (struct dim){outer, s[0], s[3]};
+    j.outer = (struct dim){outer, step_of(outer, s[0]), step_of(outer, s[3])};
     j.row = (struct dim){n, s[1], one ? 1 : s[4]};
-    j.inner = (struct dim){inner, s[2], s[5]};
+    j.inner = (struct dim){inner, step_of(inner, s[2]), step_of(inner, s[5])};
     if (fsm_has_target(op) && !are_targets_in_range(&j)) return FSM_OUT_OF_RANGE;
     if (!n && !(modifiers && modifiers->sink)) return fill_empty_rows(&j);
     if (fsm_is_elementwise(op) && !strides) {

@@ -124,6 +124,7 @@ def test_environment_with_an_unknown_name_is_an_error(variable, python):
     assert last.startswith("ValueError")
     assert variable in last
     assert "altivec" in last
+    assert "unknown" in last
 
 
 def test_environment_with_an_isa_that_this_machine_lacks(python):

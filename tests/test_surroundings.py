@@ -77,6 +77,11 @@ def test_the_file_is_named_where_warnings_are_errors(tmp_path, python):
     assert done.stderr.splitlines()[-1].startswith(f"UserWarning: FASTSOFTMAX_CROSSOVERS={tmp_path / 'no.json'}: ")
 
 
+def write_table(file, entry):
+    entries = {op: dict.fromkeys(_dispatch.DTYPES, entry) for op in _dispatch._backends.OPS}
+    file.write_text(json.dumps(dict.fromkeys(_dispatch.SECTIONS, entries)))
+
+
 def test_a_hostile_table_costs_time_alone(tmp_path, run_ok):
     """Threads for everything, and for nothing: the bits are the same."""
     code = """
@@ -92,8 +97,7 @@ print(h.hexdigest())
     found = set()
     for entry in (1, None, sys.maxsize):
         file = tmp_path / f"{entry}.json"
-        entries = {op: dict.fromkeys(_dispatch.DTYPES, entry) for op in _dispatch._backends.OPS}
-        file.write_text(json.dumps(dict.fromkeys(_dispatch.SECTIONS, entries)))
+        write_table(file, entry)
         found.add(run_ok(code, "-W", "error", FASTSOFTMAX_CROSSOVERS=str(file)))
     assert len(found) == 1
 
@@ -132,11 +136,15 @@ print(len(os.listdir("/proc/self/task")) - before, f.explain(x, backend={backend
 """
 
 
-def test_one_thread_is_one(backend, run_ok):
+def test_one_thread_is_one(backend, run_ok, tmp_path):
+    """Where the sizes are for threads."""
+    file = tmp_path / "table.json"
+    write_table(file, 1)
     env = {name: {name: "1"} for name in ("FASTSOFTMAX_NUM_THREADS", "OMP_NUM_THREADS")}
     if backend == "numba":
         env["NUMBA_NUM_THREADS"] = {"FASTSOFTMAX_NUM_THREADS": "3", "NUMBA_NUM_THREADS": "1"}
     for variable, setting in env.items():
+        setting["FASTSOFTMAX_CROSSOVERS"] = str(file)
         assert run_ok(THREADS.format(backend=backend), **setting).split() == ["0", "1"], variable
 
 

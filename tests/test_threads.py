@@ -223,6 +223,22 @@ want = work()
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc/self/task: needs Linux")
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name.startswith("c-")])
+def test_a_fork_has_helpers_of_its_own(name, run_ok):
+    run_ok(f"""if True:
+        import os, numpy as np, fastsoftmax as f
+        x = np.zeros((4, 600_000), "f4")
+        f.set_num_threads(2)
+        f.softmax(x, backend={name!r})
+        pid = os.fork()
+        if pid == 0:
+            f.softmax(x, backend={name!r})
+            os._exit(len(os.listdir("/proc/self/task")))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 2
+    """)
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_executors_of_processes(python, method):
     """After use, with every way to start a process that there is."""
