@@ -82,6 +82,7 @@ def write_table(file, entry):
     file.write_text(json.dumps(dict.fromkeys(_dispatch.SECTIONS, entries)))
 
 
+@pytest.mark.skipif(not BACKENDS[0].startswith("c-"), reason="without the C part it chooses NumPy or Numba, too")
 def test_a_hostile_table_costs_time_alone(tmp_path, run_ok):
     """Threads for everything, and for nothing: the bits are the same."""
     code = """
