@@ -11,7 +11,7 @@ struct input {
     struct divisor temperature; /* by 1: x is not divided */
 };
 
-/* The row-th of several. Field by field: a copy of the whole waits for its parts to be stored, a sixth of the time of rows of 128
+/* The row-th of several. Field by field: a copy of the whole waits for its parts to be stored, an eighth of the time of rows of 128
  * elements. */
 TEMPLATE void set_input(struct input *in, fsm_type type, const void *x, const struct fsm_modify *how, ptrdiff_t row) {
     const T *temperature = how ? how->temperature : NULL;

@@ -1,4 +1,4 @@
-/* What is done to the elements of a row before it is summed. Included by kernels.c alone. */
+/* What is done to the elements of a row in a pass of its own, before it is summed; else see input.h. Included by kernels.c alone. */
 #ifndef FSM_MODIFY_H
 #define FSM_MODIFY_H
 
