@@ -69,6 +69,7 @@ static struct modified draw_modifiers(const struct block *b) {
         put(b->type, d.numbers, k, (double)(draw() % 1000 + 1) / 256);
         put(b->type, d.numbers, b->rows + k, (double)normal(5) * UNIT);
     }
+    if (kind % 3 == 2) put(b->type, d.numbers, 0, (double)INFINITY);
     put(b->type, d.empty, 0, 0.25);
     if (kind % 3 != 0) d.m.temperature = d.numbers;
     if (kind % 5 != 1) d.m.bias = d.bias, d.m.bias_type = b->type;
