@@ -73,7 +73,7 @@ static struct modified draw_modifiers(const struct block *b) {
     put(b->type, d.empty, 0, 0.25);
     if (kind % 3 != 0) d.m.temperature = d.numbers;
     if (kind % 5 != 1) d.m.bias = d.bias, d.m.bias_type = b->type;
-    if (kind % 5 != 2) d.m.where = d.where;
+    if (kind % 5 < 2) d.m.where = d.where;
     if (kind % 4 == 3) d.m.sink = (char *)d.numbers + b->rows * size;
     if (kind % 4 == 1) d.m.softcap = 20;
     d.m.lse = d.lse;
