@@ -22,6 +22,8 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastsoftmax._backends import ISAS
+
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_name("mutants.toml")
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "dist", "__pycache__", ".*_cache", ".hypothesis", "*.so")
@@ -110,8 +112,8 @@ class Workshop:
 
     def isa(self, mutant: Mutant) -> str:
         """Whose kernels are built: those of one instruction set are enough."""
-        named = re.fullmatch(r"c/simd/(\w+)\.h", mutant.file)
-        return named[1] if named else self.backends[0].removeprefix("c-")
+        named = {Path(mutant.file).stem, *mutant.how} & set(ISAS)
+        return named.pop() if named else self.backends[0].removeprefix("c-")
 
     def put_in(self, mutant: Mutant) -> bool:
         """False if it does not compile."""

@@ -11,6 +11,7 @@ from layouts import assert_same_bits
 import fastsoftmax as fsm
 
 BOUNDS = {"float32": (3.0, 2.0, 1.5, 2.0), "float64": (3.5, 2.5, 2.0, 2.66)}
+REDUCTIONS = ("logsumexp", "logmeanexp")
 
 
 def lanes(dtype):
@@ -46,6 +47,7 @@ def problem(n, dtype, count):
         "softmin": (ref.softmin(x), 0, softmax),
         "log_softmax": (ref.log_softmax(x), 0, log_softmax),
         "logsumexp": (ref.logsumexp(x), ref.excess(x), lse),
+        "logmeanexp": (ref.logmeanexp(x), np.log(ref.LD(max(n, 1))), log_softmax),
         "hardmax": (ref.hardmax(x), 0, 0),
         "sigmoid": (ref.sigmoid(x), 0, 3),
         "softplus": (ref.softplus(x), 0, 3),
@@ -60,7 +62,7 @@ def check(n, backend, dtype, count):
     x, exact = problem(n, dtype, count)
     for name, (want, floor, bound) in exact.items():
         f = partial(getattr(fsm, name), backend=backend)
-        got = f(x, axis=-1) if name == "logsumexp" else f(x)
+        got = f(x, axis=-1) if name in REDUCTIONS else f(x)
         assert got.shape == want.shape
         error = ref.ulp_error(got, want, dtype, floor)
         assert error.max(initial=0) <= bound, f"{name}, n = {n}: {error.max()} ulp at {np.argmax(error)}"
@@ -112,6 +114,9 @@ def test_each_element_adds_its_share(backend, dtype):
         assert ref.ulp_error(got, -np.log(ref.LD(n)), dtype).max() <= BOUNDS[dtype][1]
         assert np.unique(got).size == 1
         assert np.unique(fsm.softmax(x, backend=backend)).size == 1
+        counted = np.log(np.arange(1, min(n, 300) + 1, dtype=ref.LD))
+        running = fsm.logcumsumexp(x[:300], backend=backend)
+        assert ref.ulp_error(running, ref.exactly(x[:300]) + counted, dtype, counted).max() <= BOUNDS[dtype][3]
 
 
 def test_many_short_rows(backend, dtype):

@@ -493,6 +493,10 @@ def test_z_loss(dtype, backend):
     loss, grad = fsm.cross_entropy(x, y, z_loss=0.3, weight=w, reduction="none", return_grad=True, backend=backend)
     assert_array_equal(loss[~counted], 0)
     assert_array_equal(grad[~counted], 0)
+    plain = fsm.cross_entropy(x, y, weight=w, reduction="none", return_grad=True, backend=backend)[1]
+    assert_allclose(
+        grad, plain + (0.6 * lse * counted)[:, np.newaxis] * fsm.softmax(x), **close | {"atol": close["rtol"]}
+    )
     assert_same_bits(
         fsm.cross_entropy(x, y, z_loss=0, reduction="none", backend=backend),
         fsm.cross_entropy(x, y, reduction="none", backend=backend),
@@ -665,8 +669,8 @@ def test_ignored_rows(ignore_index, dtype, backend):
     y = np.where((y == -100) | (np.arange(60) == 7), ignore_index, y)
     keep = y != ignore_index
     x[~keep] = rng.choice([nan, inf, -inf, 1.0], ((~keep).sum(), 5))
-    for weight in (None, w):
-        options = {"weight": weight, "ignore_index": ignore_index, "label_smoothing": 0.1, "backend": backend}
+    for weight, smoothing in itertools.product((None, w), (0, 0.1)):
+        options = {"weight": weight, "ignore_index": ignore_index, "label_smoothing": smoothing, "backend": backend}
         for reduction in REDUCTIONS:
             more = options | {"reduction": reduction, "return_grad": True}
             loss, grad = fsm.cross_entropy(x, y, **more)
@@ -679,6 +683,15 @@ def test_ignored_rows(ignore_index, dtype, backend):
             got = fsm.nll_loss(x, y, weight=weight, ignore_index=ignore_index, reduction=reduction)
             want = fsm.nll_loss(x[keep], y[keep], weight=weight, reduction=reduction)
             assert_allclose(got[keep] if reduction == "none" else got, want, rtol=8 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_a_nan_weight_of_any_payload_shows(half, backend, bfloat16):
+    x = np.zeros((2, 70), bfloat16 if half == "bfloat16" else half)
+    for payload in (0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF):
+        weight = np.full(70, payload, np.uint32).view(np.float32)
+        for result in fsm.cross_entropy(x, [3, 5], weight=weight, return_grad=True, backend=backend):
+            assert np.isnan(result).all()
 
 
 def test_rows_without_weight(dtype, backend):

@@ -244,6 +244,32 @@ def test_division_by_every_divisor_there_is(backend):
     assert_same_bits(got, fsm.log_softmax(x / t, backend=backend))
 
 
+def hardest_to_divide(bits, count):
+    """Numbers and divisors from 1 to 2 whose quotients are as near as can be to halfway between two numbers."""
+    half = 1 << (bits - 1)
+    divisors = [2 * half - 1 - 2 * k for k in range(count)] + [
+        half + 1 + 2 * k * (half // (2 * count)) for k in range(count)
+    ]
+    for divisor, beyond in itertools.product(divisors, (1, -1)):
+        middle = -beyond * pow(divisor, -1, 4 * half) % (4 * half)
+        number = (middle * divisor + beyond) // (4 * half)
+        if middle > 2 * half and half <= number < divisor:
+            yield number / half, divisor / half
+
+
+@pytest.mark.parametrize("scale", [0, "subnormal"])
+def test_division_that_is_hardest_to_round(scale, dtype, backend):
+    """logsumexp of a row of which one element counts is that one."""
+    info = np.finfo(dtype)
+    x, t = np.array(list(hardest_to_divide(info.nmant + 1, 1000))).T.astype(dtype)
+    if scale:
+        x, t = np.ldexp(x, info.minexp // 3), np.ldexp(t, info.minexp - 5)
+    rows = np.full((x.size, 40), -(2.0**20), dtype)
+    rows[np.arange(x.size), np.arange(x.size) % 40] = x
+    got = fsm.logsumexp(rows, 1, temperature=t[:, np.newaxis], backend=backend)
+    assert_array_equal(got, x / t)
+
+
 # ---- the soft cap ----
 
 
@@ -357,12 +383,12 @@ def test_what_is_masked_is_not_seen(hidden, dtype, backend):
     assert (fsm.softmax(seen, where=where, backend=backend)[~where] == 0).all()
 
 
-def test_bytes_that_are_true(backend):
+def test_bytes_that_are_true(dtype, backend):
     """A bool may be any byte but 0, if it comes from elsewhere."""
-    where = np.array([2, 0, 255, 1, 128], np.uint8).view(bool)
-    x = np.arange(5.0)
-    assert_same_bits(fsm.softmax(x, where=where, backend=backend)[[1]], np.zeros(1))
-    assert (fsm.softmax(x, where=where, backend=backend)[[0, 2, 3, 4]] > 0).all()
+    for n in (5, 100, 9000):
+        given = np.resize(np.array([2, 0, 255, 1, 128], np.uint8), n)
+        p = fsm.softmax(np.zeros(n, dtype), where=given.view(bool), backend=backend)
+        assert_array_equal(p > 0, given > 0)
 
 
 def test_no_floating_point_error(dtype, backend):

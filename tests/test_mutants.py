@@ -7,8 +7,10 @@ from collections import Counter
 import mutants
 from conftest import HERE
 
+from fastsoftmax._backends import ISAS
+
 TABLE = mutants.read_table()
-HOW = {"float32", "float64", "c", "numba", "numpy", "all"}
+HOW = {"float32", "float64", "c", "numba", "numpy", "all", *ISAS}
 
 
 def test_names_are_unique_and_there_are_enough():

@@ -140,7 +140,7 @@ def test_columns_between_backends(name, dtype, fma_backend):
 
 def test_any_axis(name, backend, dtype):
     f = FUNCTIONS[name]
-    for n in (1, 3, 16, 33, 128, 1000, 8193):
+    for n in (1, 3, 16, 33, 128, 1000, 8193, 16_384):
         x = values("ordinary", 6, n, dtype)
         want = f(x, axis=1, backend=backend)
         columns = np.ascontiguousarray(x.T)
@@ -149,6 +149,16 @@ def test_any_axis(name, backend, dtype):
         got = f(cube, axis=1, backend=backend)
         got = got.transpose(0, 2, 1).reshape(6, n) if got.ndim == 3 else got.reshape(6)
         assert_same_bits(got, want, f"n={n} in the middle")
+
+
+def test_any_axis_where_few_rows_have_a_peak(name, backend, dtype):
+    """Columns are worked on some at once; those without one beside those that have one, before or after them."""
+    f = FUNCTIONS[name]
+    for first in (0, 16, 48):
+        x = values("ties", 64, 50, dtype)
+        x[first : first + 16, 7] = np.linspace(9, 40, 16)
+        want = f(x, axis=1, backend=backend)
+        assert_same_bits(np.asarray(f(x.T.copy(), axis=0, backend=backend)).T, want, f"rows {first}..")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -156,12 +156,21 @@ def test_subnormal_results_are_kept(backend):
     assert fsm.softmax(x, backend=backend)[1] == np.float32(math.exp(-87.5))
     assert 0 < fsm.softmax(np.array([0, -103.0], np.float32), backend=backend)[1] < 1e-44
     assert 0 < fsm.softmax(np.array([0, -744.0]), backend=backend)[1] < 1e-322
+    for low, dtype in ((-90.0, "float32"), (-720.0, "float64")):  # a whole block of them
+        x = np.full(9000, low, dtype)
+        x[-1] = 0
+        assert_array_equal(fsm.softmax(x, backend=backend)[:-1], np.full(8999, math.exp(low), dtype))
 
 
 def test_tiny_excess_survives(backend):
     assert fsm.logsumexp(np.array([0, -20], np.float32), backend=backend) == np.float32(2.0611537e-09)
     assert fsm.log_softmax(np.array([20, 0], np.float32), backend=backend)[0] == np.float32(-2.0611537e-09)
     assert fsm.log_softmax(np.array([0.0, -40.0]), backend=backend)[0] == pytest.approx(-math.exp(-40), rel=1e-15)
+
+
+def test_far_larger_numbers_leave_nothing_of_a_running_sum(backend, dtype):
+    x = 300 * np.arange(-9, 10, dtype=dtype) + 100
+    assert_array_equal(fsm.logcumsumexp(x, backend=backend), x)
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3), (2, 0, 4)])
