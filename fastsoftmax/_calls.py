@@ -243,4 +243,6 @@ def explain(
     array = as_array(x, "x")
     result = result_dtype(array.dtype, dtype, "x")
     n = math.prod(array.shape[i] for i in normalize_axes(axis, array.ndim))
+    if backend is not None:
+        backend = resolve(backend)
     return _dispatch.choose(op, result, array.size // max(n, 1), n, backend, get_num_threads())

@@ -140,7 +140,7 @@ def memmapped(x):
 CLASSES = (
     lambda x: x.view(Plain),
     lambda x: np.matrix(x) if x.ndim == 2 else x,
-    np.ma.masked_invalid,
+    lambda x: np.ma.masked_invalid(x) if x.ndim <= 32 else x,  # more it cannot mask
     np.ma.asarray,
     memmapped,
     lambda x: x.view(np.recarray),

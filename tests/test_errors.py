@@ -315,6 +315,8 @@ def test_explain_refuses_what_the_function_would_refuse():
         fsm.explain(X, op="no such")
     with pytest.raises(ValueError, match="cuda"):
         fsm.explain(X, backend="cuda")
+    with pytest.raises(ValueError, match=r"backend: \[\] is unknown"):
+        fsm.explain(X, backend=[])
     with pytest.raises(TypeError):
         fsm.explain(np.array(["a"]))
 
