@@ -214,10 +214,10 @@ def log_probs_of(rows: Rows, index: Array | None, lse: Array | None) -> Array:
 
 def weighted(logs: Array, goal: Goal) -> Array:
     """Losses; a weight of 0 drops its row."""
-    if goal.weights is None:
-        return 0 - logs
     wide = np.promote_types(logs.dtype, np.float64)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # a signalling NaN is no reason to warn
+        if goal.weights is None:
+            return 0 - logs
         return np.where(goal.weights == 0, 0, goal.weights.astype(wide) * -logs)
 
 

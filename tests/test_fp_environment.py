@@ -54,6 +54,16 @@ def test_no_flag_is_raised_for_finite_input(name, backend, dtype):
             assert not [flag for flag, bit in FLAGS.items() if raised & bit], x[0, :5]
 
 
+def test_a_signalling_nan_is_no_reason_to_warn(backend):
+    x = np.array([[0x7FA00000, 0, 0x3F800000]], np.uint32).view(np.float32)
+    with np.errstate(all="raise"):
+        for call in CALLS.values():
+            assert np.isnan(call(x, backend)).any()
+        for weight in (None, [1.0, 2.0, 3.0]):
+            assert np.isnan(fsm.cross_entropy(x, [0], weight=weight, backend=backend))
+            assert np.isnan(fsm.nll_loss(x, [0], weight=weight))
+
+
 class Environment(ctypes.Structure):
     """fenv_t of x86-64 glibc: 28 bytes of x87, then MXCSR."""
 
