@@ -313,6 +313,7 @@ def test_rows_that_are_masked_out(n, dtype, backend):
             assert_same_bits(y[::2], MAPS[op](x[::2], backend=backend))
             assert_array_equal(y[1::2], np.full((2, n), value, dtype))
             assert_array_equal(lse[1::2], -np.inf)
+            assert_same_bits(MAPS[op](x, where=where, empty=empty, backend=backend), y)
     assert_array_equal(fsm.logsumexp(x, 1, where=where, backend=backend)[1::2], -np.inf)
 
 
