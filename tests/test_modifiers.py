@@ -287,6 +287,18 @@ def test_softcap(cap, dtype, backend):
     assert_array_equal(fsm.logsumexp(special, 1, softcap=cap, backend=backend), [cap, -cap, np.nan, 0])
 
 
+@pytest.mark.parametrize("op", MAPS)
+def test_softcap_of_whole_rows(op, dtype, backend):
+    """The same as of each element alone, in the parts of long rows too."""
+    for shape, axis in (((5, 7), 1), ((3, 100), 1), ((2, 20_000), 1), ((9000, 3), 0)):
+        x = np.random.default_rng(0).normal(0, 9, shape).astype(dtype)
+        capped = fsm.logsumexp(x[..., np.newaxis], -1, softcap=7, backend=backend)
+        want = MAPS[op](capped, axis, backend=backend)
+        assert_same_bits(MAPS[op](x, axis, softcap=7, backend=backend), want, f"{shape}")
+        got = fsm.logsumexp(x, axis, softcap=7, backend=backend)
+        assert_same_bits(got, fsm.logsumexp(capped, axis, backend=backend), f"{shape}")
+
+
 def test_order_of_the_steps(dtype, backend):
     """Divided, capped, biased, masked; the sink comes as it is."""
     x, bias = np.array([[10.0, -20.0, 30.0, 4.0]], dtype), np.array([1.0, 2.0, 3.0, np.nan], dtype)
