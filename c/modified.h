@@ -1,12 +1,11 @@
-/* Rows with modifiers, but for long ones that lie in one piece and have no sink (long.h): brought into memory where they are
- * worked on, some at a time, each by one thread. Included by rows.c alone. */
+/* Rows with modifiers that are brought, modified, into memory where they are worked on, some at a time, each by one thread. Included
+ * by rows.c alone. */
 #ifndef FSM_MODIFIED_H
 #define FSM_MODIFIED_H
 
 enum {
     AT_ONCE = 4096, /* elements, roughly: they stay in the first level of the cache */
     RUN = 64,       /* rows up to this long are prepared several at once, if everything lies in one piece */
-    FUSED = 49,     /* rows from this length on are modified on the way; shorter ones are worked on side by side */
 };
 
 /* The elements of a row with its sink, which is the last of them. */
@@ -19,7 +18,7 @@ static bool is_in_y(const struct job *j) {
     return fsm_is_map(j->op) && !is_half(j->type) && j->row.y == 1 && !j->modifiers->sink;
 }
 static size_t pitch_of(const struct job *j) { return total_of(j) + (is_in_one_piece(j) ? 0 : PAD); }
-static size_t rows_at_once(const struct job *j) {
+static size_t rows_together(const struct job *j) {
     size_t rows = AT_ONCE / total_of(j), least = is_in_one_piece(j) ? 1 : square_of(pitch_of(j) * sizeof(double));
     rows = rows < least ? least : rows < NUMBERS ? rows : NUMBERS;
     return rows < j->inner.count ? rows : j->inner.count;
@@ -50,7 +49,7 @@ struct plan {
 static struct plan plan_of(const struct job *j) {
     const fsm_modifiers *m = j->modifiers;
     struct plan p = {.job = j, .plain = plain_job(j)};
-    size_t elements = rows_at_once(j) * pitch_of(j);
+    size_t elements = rows_together(j) * pitch_of(j);
     p.halves = is_long(&p.plain) ? bytes_for_long(&p.plain) : 0;
     p.rows = p.halves + (is_half(j->type) && !is_in_one_piece(j) ? (elements * 2 + LINE - 1) / LINE * LINE : 0);
     p.bias = p.rows + (is_in_y(j) ? 0 : elements * size_of[p.plain.type]);
@@ -83,75 +82,7 @@ static bool is_run(const struct job *j, size_t rows, ptrdiff_t x_pitch, ptrdiff_
     return is_run_of(j, m->bias, m->bias_strides) && is_run_of(j, m->where, m->where_strides);
 }
 
-/* ---- Masked ends of rows are cut off: causal masks, padding ---- */
-
-/* The elements of some rows that are worked on; the others are masked in all of them. */
-struct cut {
-    size_t from, to;
-};
-
-enum {
-    SOME = 64,  /* bytes of a mask looked at together */
-    WORTH = 64, /* elements of a row from which on it is worth looking */
-    ROUND = 64, /* elements that are summed together at most */
-};
-
-static bool is_masked(const unsigned char *where) {
-    uint64_t any = 0, word;
-    for (size_t i = 0; i < SOME; i += sizeof word) {
-        memcpy(&word, where + i, sizeof word);
-        any |= word;
-    }
-    return !any;
-}
-static size_t first_kept(const unsigned char *where, size_t end) {
-    size_t i = 0;
-    while (i + SOME <= end && is_masked(where + i)) i += SOME;
-    while (i < end && !where[i]) i++;
-    return i;
-}
-static size_t last_kept(const unsigned char *where, size_t begin, size_t end) {
-    while (begin + SOME <= end && is_masked(where + end - SOME)) end -= SOME;
-    while (begin < end && !where[end - 1]) end--;
-    return end;
-}
-
-/* Whole groups at the front, so that sums are added up in the same order; as many at the end as are summed together, which is
- * faster than some alone; and no long rows, which are cut into parts elsewhere. A
- * mean counts all elements, and a sink has its place after them. */
-static struct cut cut_of(const struct job *j, size_t outer, size_t inner, size_t rows) {
-    const fsm_modifiers *m = j->modifiers;
-    size_t n = j->row.count;
-    if (!m->where || m->where_strides[1] != 1 || m->sink || n < WORTH || n > FSM_BLOCK || j->op == FSM_LOGMEANEXP)
-        return (struct cut){0, n};
-    struct cut c = {n, 0};
-    for (size_t r = 0; r < rows; r++) {
-        const unsigned char *where = source_of(j, NULL, outer, inner + r).where;
-        c.from = first_kept(where, c.from);
-        c.to = last_kept(where, c.to, n);
-    }
-    if (c.from >= c.to) return (struct cut){0, FSM_GROUP};
-    c.from = c.from / FSM_GROUP * FSM_GROUP;
-    c.to = c.from + (c.to - c.from + ROUND - 1) / ROUND * ROUND;
-    if (c.to > n) c.to = n;
-    return c;
-}
-
-/* The results of what was cut off: NaN in a row of NaN, else what -inf gives. */
-static void fill_ends(const struct job *j, fsm_type type, char *row, struct cut c) {
-    double first;
-    const char *kept = at(row, (ptrdiff_t)c.from, type);
-    if (is_half(type)) {
-        float wide;
-        j->kernels->widen(type, kept, 0, &wide, 0, 1, 1);
-        first = (double)wide;
-    } else {
-        first = value_of(j, kept);
-    }
-    double value = isnan(first) ? first : j->op == FSM_LOG_SOFTMAX ? -(double)INFINITY : 0;
-    j->kernels->fill(type, row, c.from, value);
-    j->kernels->fill(type, (char *)at(row, (ptrdiff_t)c.to, type), j->row.count - c.to, value);
-}
+/* ---- Rows, prepared ---- */
 
 static bool is_nothing(const struct job *j, const char *z, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -278,56 +209,12 @@ static void run_task_modified(void *job, size_t index) {
     struct job *j = job;
     struct plan p = plan_of(j);
     struct task t = task_of(j, index);
-    size_t mine = take_piece(j), some = rows_at_once(j);
+    size_t mine = take_piece(j), some = rows_together(j);
     struct source first = source_of(j, t.x, t.outer, t.inner);
     repeat(&p, &first, t.rows < some ? t.rows : some, piece(j, mine));
     for (size_t r = 0; r < t.rows; r += some)
         run_modified_rows(&p, t.outer, t.inner + r, t.rows - r < some ? t.rows - r : some, piece(j, mine));
     give_back(j, mine);
-}
-
-/* ---- Rows that the kernels modify on the way ---- */
-
-/* Where they may be cut, all results of a row of nothing are what -inf gives. */
-static struct cut cut_of_fused(const struct job *j, size_t outer, size_t inner, size_t rows) {
-    const void *empty = j->modifiers->empty;
-    bool usual = !empty || value_of(j, empty) == (j->op == FSM_LOG_SOFTMAX ? -INFINITY : 0);
-    return usual ? cut_of(j, outer, inner, rows) : (struct cut){0, j->row.count};
-}
-
-static void run_fused_rows(const struct job *j, size_t outer, size_t inner, size_t rows) {
-    struct cut c = cut_of_fused(j, outer, inner, rows);
-    const char *x = x_row(j, outer, inner);
-    char *y = y_row(j, outer, inner);
-    struct source s = source_of(j, x, outer, inner);
-    struct fsm_modify how = how_of(j, &s, c.from);
-    struct losses l;
-    bool one = fsm_is_reduction(j->op);
-    j->kernels->rows(j->op, j->type, is_bare(j) ? NULL : &how, at(x, (ptrdiff_t)c.from, j->type), j->inner.x,
-                     one ? y : (char *)at(y, (ptrdiff_t)c.from, j->type), j->inner.y, rows, c.to - c.from, NULL,
-                     wants_norms(j) ? l.norms : NULL);
-    if (wants_norms(j)) put_lses(j, outer, inner, &l, rows);
-    for (size_t r = 0; !one && c.to - c.from < j->row.count && r < rows; r++)
-        fill_ends(j, j->type, (char *)at(y, (ptrdiff_t)r * j->inner.y, j->type), c);
-}
-
-static void run_task_fused(void *job, size_t index) {
-    const struct job *j = job;
-    struct task t = task_of(j, index);
-    const size_t some = j->modifiers->where ? rows_at_once(j) : NUMBERS;
-    for (size_t r = 0; r < t.rows; r += some)
-        run_fused_rows(j, t.outer, t.inner + r, t.rows - r < some ? t.rows - r : some);
-}
-
-static fsm_status run_modified(struct job *j, unsigned threads) {
-    if (j->row.count == 1) j->row.x = j->row.y = 1;
-    if (is_in_one_piece(j) && is_long(j) && !j->modifiers->sink) return run_whole_long(j, threads);
-    size_t some = rows_at_once(j), more = CHUNK / (some * total_of(j));
-    group_rows(j, some * (more < 1 ? 1 : more));
-    if (!is_in_one_piece(j) || j->row.count < FUSED || !is_fused(j))
-        return run_with_scratch(run_task_modified, j, plan_of(j).bytes, threads);
-    fsm_pool_run(run_task_fused, j, tasks_of(j), threads);
-    return FSM_OK;
 }
 
 #endif

@@ -24,7 +24,9 @@ enum {
 #include "prepare.h"
 #include "target.h"
 #include "long.h"
+#include "cut.h"
 #include "modified.h"
+#include "fused.h"
 
 /* ---- Rows that lie in one piece ---- */
 

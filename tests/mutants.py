@@ -28,7 +28,8 @@ ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_name("mutants.toml")
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "dist", "__pycache__", ".*_cache", ".hypothesis", "*.so")
 PATIENCE = 300  # seconds without the end of a test
-ABOVE = ("job.h", "prepare.h", "target.h", "long.h", "modified.h")  # parts of rows.c; other headers are the kernels'
+# Parts of rows.c; other headers are the kernels'.
+ABOVE = ("job.h", "prepare.h", "target.h", "long.h", "cut.h", "modified.h", "fused.h")
 
 LISTED = """if True:
     import numpy, fastsoftmax, fastsoftmax._dispatch as dispatch
