@@ -1,4 +1,5 @@
-/* What direct calls ask of NumPy: new arrays and scalars, whether arrays are simple; and of Python: how many threads. Included by prelude.h alone. */
+/* What direct calls ask of NumPy: new arrays and scalars, whether arrays are simple; and of Python: how many threads.
+ * Included by prelude.h alone. */
 #ifndef FSM_DIRECT_ARRAYS_H
 #define FSM_DIRECT_ARRAYS_H
 

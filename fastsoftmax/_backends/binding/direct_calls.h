@@ -57,8 +57,8 @@ static void *data_of(PyObject *y, bool scalar, fsm_type type) {
 /* Where the logsumexp of each row goes, a new array or scalar of the type computed in; NULL after an exception. */
 static PyObject *new_lse(const struct direct *how, const struct rows *r, bool scalar, fsm_modifiers *m) {
     fsm_type computed = r->type == FSM_F64 ? FSM_F64 : FSM_F32;
-    PyObject *lse = scalar ? new_scalar(how->scalars[computed])
-                           : new_array(how, r->x, r->first, object(how->dtypes[computed]));
+    PyObject *lse =
+        scalar ? new_scalar(how->scalars[computed]) : new_array(how, r->x, r->first, object(how->dtypes[computed]));
     if (lse) m->lse = data_of(lse, scalar, computed);
     m->lse_strides[0] = (ptrdiff_t)r->inner;
     m->lse_strides[1] = 1;
@@ -92,9 +92,8 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     if (y && (lse || !with_lse)) {
         fsm_status status =
             run_rows(how, &r, how->op, data_of(y, scalar, r.type), threads, count == ARGUMENTS ? &d.m : NULL);
-        result = status != FSM_OK ? Py_NewRef(Py_None) /* no scratch memory: the caller finds that out as well, and says so */
-                 : lse            ? PyTuple_Pack(2, y, lse)
-                                  : Py_NewRef(y);
+        /* Without scratch memory: None, the caller finds that out as well, and says so. */
+        result = status != FSM_OK ? Py_NewRef(Py_None) : lse ? PyTuple_Pack(2, y, lse) : Py_NewRef(y);
     }
     Py_XDECREF(y);
     Py_XDECREF(lse);
@@ -117,7 +116,8 @@ static PyObject *vjp(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     for (int i = 0; i < y->ndim; i++)
         if (g->shape[i] != y->shape[i]) Py_RETURN_NONE;
     const struct array *out = args[OUT] != Py_None ? (const struct array *)args[OUT] : NULL;
-    if (out && !(fits(how, y, out, y->ndim, y->ndim, bytes, bytes) && fits(how, g, out, y->ndim, y->ndim, bytes, bytes)))
+    if (out &&
+        !(fits(how, y, out, y->ndim, y->ndim, bytes, bytes) && fits(how, g, out, y->ndim, y->ndim, bytes, bytes)))
         Py_RETURN_NONE;
     const long threads = threads_of(how, &r);
     if (threads < 1) return NULL;

@@ -131,7 +131,9 @@ static PyObject *loss(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     bool scalar = reduction == SUM || reduction == MEAN || r.x->ndim == 1;
     double few[FEW], *logs = l.rows > FEW ? PyMem_Malloc(l.rows * sizeof *logs) : few;
     PyObject *y = scalar ? new_scalar(how->scalars[r.type]) : new_array(how, r.x, r.first, r.x->dtype);
-    PyObject *g = !gradient ? NULL : gradient == Py_True ? new_array(how, r.x, r.x->ndim, r.x->dtype) : Py_NewRef(gradient);
+    PyObject *g = !gradient             ? NULL
+                  : gradient == Py_True ? new_array(how, r.x, r.x->ndim, r.x->dtype)
+                                        : Py_NewRef(gradient);
     PyObject *result = NULL;
     if (!logs) {
         PyErr_NoMemory();
