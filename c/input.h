@@ -58,11 +58,11 @@ TEMPLATE vec read_vector(fsm_type type, bool modified, const struct input *in, s
     return v;
 }
 
-/* The first n < W lanes; the others are `fill`, which is not modified: -inf, divided by inf, were NaN. */
+/* The first n < W lanes; the others are `fill`, or -inf if there is a mask. */
 TEMPLATE vec read_part(fsm_type type, bool modified, const struct input *in, size_t i, size_t n, T fill) {
-    vec v = load_part_as(type, x_at(type, in->x, i), n, modified ? 0 : fill);
+    vec v = load_part_as(type, x_at(type, in->x, i), n, fill);
     if (!modified) return v;
-    T all[W], bias[W] = {0};
+    T bias[W] = {0};
     unsigned char where[W] = {0};
     if (in->bias && type != OWN_TYPE && in->half)
         v_store(bias, load_part_as(type, x_at(type, in->bias, i), n, 0));
@@ -71,6 +71,8 @@ TEMPLATE vec read_part(fsm_type type, bool modified, const struct input *in, siz
     if (in->where) memcpy(where, in->where + i, n);
     struct input rest = {NULL, in->bias ? bias : NULL, in->where ? where : NULL, false, in->temperature};
     modify_vectors(OWN_TYPE, 1, &rest, 0, &v);
+    if (!isinf(in->temperature.by)) return v;
+    T all[W]; /* -inf divided by it is NaN, which must not be beyond the end */
     v_store(all, v);
     return v_load_part(all, n, fill);
 }
