@@ -1,4 +1,5 @@
-/* Direct calls of softmax, log_softmax and logsumexp, and of the gradients of the first two. Included by prelude.h alone. */
+/* Direct calls of softmax, log_softmax and logsumexp, and of the gradients of the first two.
+ * Included by prelude.h alone. */
 #ifndef FSM_DIRECT_CALLS_H
 #define FSM_DIRECT_CALLS_H
 
@@ -129,7 +130,7 @@ static PyObject *vjp(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     if (state) PyEval_RestoreThread(state);
     if (status == FSM_OK) return dx;
     Py_DECREF(dx);
-    Py_RETURN_NONE; /* as above */
+    Py_RETURN_NONE; /* as in call */
 }
 
 #endif

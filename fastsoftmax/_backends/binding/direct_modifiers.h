@@ -1,4 +1,5 @@
-/* Modifiers of direct calls: floats, and contiguous arrays that broadcast along whole groups of dimensions. Included by prelude.h alone. */
+/* Modifiers of direct calls: floats, and contiguous arrays that broadcast along whole groups of dimensions.
+ * Included by prelude.h alone. */
 #ifndef FSM_DIRECT_MODIFIERS_H
 #define FSM_DIRECT_MODIFIERS_H
 
